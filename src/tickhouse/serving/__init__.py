@@ -1,0 +1,1 @@
+"""How a house is read: queries, the live hub, the API and the dashboard."""
