@@ -15,7 +15,7 @@ __all__ = ["CAUSE", "TABLES", "TIME", "Table"]
 TIME = pa.timestamp("us", tz="UTC")
 CAUSE = ("partition", "offset", "row")
 
-_CAUSE_FIELDS = [pa.field("partition", pa.int32(), False), pa.field("offset", pa.int64(), False), pa.field("row", pa.int32(), False)]
+_CAUSE_FIELDS = [pa.field(name, kind, False) for name, kind in zip(CAUSE, (pa.int32(), pa.int64(), pa.int32()), strict=True)]
 _TEXT = pa.string()
 
 

@@ -1,0 +1,50 @@
+# Two commands are all a newcomer needs: `make run` and `make test`. Both install what they need into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint bench campaign docs clean constraints
+
+help:  ## Show these lines
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(STAMP)  ## Install Tickhouse and its tools into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (first time: about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: install  ## Run the house: live trades -> bars, indicators, anomalies in ./house
+	@$(BIN)/tickhouse run
+
+test: install lint  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not campaign" $(PYTEST_ARGS)
+
+lint: install  ## ruff, strict types, import directions, spelling
+	@$(BIN)/ruff check src tests bench
+	@$(BIN)/ruff format --check src tests bench
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/codespell src tests bench docs README.md CONTRIBUTING.md CHANGELOG.md
+
+bench: install  ## How fast, against hand-written Python, Polars, DuckDB and Bytewax, as ratios
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt '.[bench]' || echo "some peers cannot be installed here; they are left out"
+	@$(BIN)/python bench/run.py
+
+campaign: install  ## The long randomized campaigns (kills, model search); an hour
+	@$(BIN)/python -m pytest -m campaign -n 2 --timeout 3600 $(PYTEST_ARGS)
+
+docs: install  ## Refresh the generated parts of the documentation
+	@$(BIN)/python docs/generate.py
+
+constraints: $(STAMP)  ## Pin the newest versions that fit
+	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra bench pyproject.toml -o constraints.txt
+
+clean:  ## Remove caches and the virtual environment
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .bench

@@ -1,0 +1,360 @@
+"""The command line over the house. Each command is a few lines: it reads options, calls, and shows what came back.
+
+Heavy modules are imported by the command that needs them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tickhouse.errors import ConfigError, TickhouseError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tickhouse",
+    help="A self-hosted market-data house: every trade kept, every number provable.\n\n"
+    "Begin with `tickhouse run` (live) or `tickhouse replay FILES` (recorded); look with `tickhouse query`; "
+    "prove with `tickhouse verify`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+HouseDir = Annotated[Path, typer.Option("--house", envvar="TICKHOUSE_HOUSE", help="The folder of the house.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A configuration file; default ./tickhouse.toml where it exists.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
+Lateness = Annotated[str | None, typer.Option(help="How long a bar waits for stragglers, e.g. 10s (a new house keeps it).")]
+DEFAULT_HOUSE = Path("house")
+
+
+@app.command()
+def run(
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Take this source only (may be repeated); see `tickhouse plugins`.")
+    ] = None,
+    symbols: Annotated[str | None, typer.Option(help="Symbols, separated by commas, e.g. BTC-USDT,ETH-USDT.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Also keep every frame as it came in this folder; `replay` reads it.")
+    ] = None,
+    duration: Annotated[str | None, typer.Option(help="Stop after this long, e.g. 30s; default: until Ctrl-C.")] = None,
+    lateness: Lateness = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take live trades and turn them into bars, indicators and anomalies, until Ctrl-C.
+
+    Without a configuration: Binance's public stream where it can be reached, else the built-in synthetic market.
+    """
+    from rich.live import Live
+
+    from tickhouse import runs, screen
+    from tickhouse.rules import parse_duration
+
+    settings = _settings(config, {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None})
+    stop = _stop_on_signals()
+    live = runs.LiveRun(_house(house), settings, symbols.split(",") if symbols else None, record)
+    until = time.monotonic() + parse_duration(duration) / 1e6 if duration else float("inf")
+    (screen.errors if as_json else screen.console).print(live.headline, highlight=False)
+    started = time.monotonic()
+    shown = screen.console.is_terminal and not as_json
+    with live, Live(console=screen.console, auto_refresh=False, transient=False) if shown else _Nothing() as view:
+        while not stop.wait(0.25) and live.running and time.monotonic() < until:
+            if view is not None:
+                view.update(screen.live_view(live.board, live.counts, live.source_name, started), refresh=True)
+    counts = live.counts
+    if as_json:
+        _print_json(runs.summary(counts, live.position))
+    else:
+        screen.console.print(f"committed to {house}; the balance since the house began:")
+        screen.console.print(screen.counts_table(counts))
+
+
+@app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(help="Recorded frames, NDJSON, CSV or Parquet; .gz and .zst too; oldest first.")
+    ],
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Our name=theirs, e.g. symbol=s,price=p,size=v,ts=t,trade_id=id.")
+    ] = None,
+    ts_unit: Annotated[
+        str | None, typer.Option(help="s, ms, us or ns; default: by the size of the first number, printed.")
+    ] = None,
+    venue: Annotated[str | None, typer.Option(help="For files that do not name one.")] = None,
+    symbol: Annotated[str | None, typer.Option(help="For files that do not name one.")] = None,
+    identity: Annotated[str | None, typer.Option(help="What the ids promise: contiguous, unique or none.")] = None,
+    speed: Annotated[str, typer.Option(help="max, or a multiple of recorded time: 1, 10, ...")] = "max",
+    lateness: Lateness = None,
+    to: Annotated[str | None, typer.Option(help="Send the recording through this journal first: sqlite.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run recorded trades through the house, as if they were live.
+
+    Well-known column names are recognised; others are mapped with --columns. Ctrl-C commits; the same command goes on.
+    """
+    from tickhouse import runs, screen
+
+    settings = _settings(config, {"rules.lateness": lateness})
+    stop = _stop_on_signals()
+    say = (lambda line: screen.errors.print(line, style="dim", highlight=False)) if not as_json else (lambda _line: None)
+    work = runs.ReplayRun(
+        _house(house), settings, files,
+        {"columns": columns, "ts_unit": ts_unit, "venue": venue, "symbol": symbol, "identity": identity},
+        speed=speed, to=to, say=say,
+    )  # fmt: skip
+    started = time.monotonic()
+    with _progress("replaying", shown=not as_json) as show:
+        result = work.run(stop, show)
+    seconds = time.monotonic() - started
+    if as_json:
+        _print_json({**result, "seconds": round(seconds, 3), "interrupted": stop.is_set()})
+    else:
+        screen.console.print(screen.counts_table(work.counts))
+        rate = work.received_now / seconds if seconds else 0
+        screen.console.print(f"{work.received_now:,} records in {seconds:,.1f} s ({rate:,.0f}/s) into {house}", highlight=False)
+        if stop.is_set():
+            screen.console.print("interrupted; the same command goes on from here")
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help='e.g. "select * from gold.bars order by start desc limit 10"')],
+    house: HouseDir = DEFAULT_HOUSE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write all rows: .csv, .json, .parquet or .arrow.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show on the screen.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the tables: bronze.trades, .rejected, .events, silver.trades, gold.bars, .indicators, .anomalies, .gaps.
+
+    Also gold.bars_latest (newest revision of each bar) and gold.indicators_wide (one column an output).
+    """
+    from tickhouse import screen
+
+    data = _reading(house).sql(sql)
+    if output is not None:
+        writers: dict[str, Callable[[Path], object]] = {
+            ".csv": data.write_csv, ".json": data.write_json, ".parquet": data.write_parquet, ".arrow": data.write_ipc,
+        }  # fmt: skip
+        if output.suffix not in writers:
+            raise ConfigError(f"--output {output}: the suffix says the format; use {', '.join(writers)}")
+        writers[output.suffix](output)
+        screen.errors.print(f"{len(data):,} rows written to {output}", highlight=False)
+    elif as_json:
+        print(data.write_json())
+    else:
+        screen.console.print(screen.frame(data, limit))
+
+
+@app.command("verify")
+def verify_command(
+    house: HouseDir = DEFAULT_HOUSE,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute silver and gold from what was received, by a second reading of the rules, and compare byte for byte.
+
+    Exit code 1 and the first differing row where anything differs.
+    """
+    from tickhouse import screen
+
+    with _progress("verifying", shown=not as_json) as show:
+        report = _reading(house).verify(show)
+    data = report.to_json()
+    if as_json:
+        _print_json(data)
+    else:
+        screen.console.print(screen.verify_table(report))
+        for item in data["differences"][:3]:
+            screen.console.print(f"first difference: {json.dumps(item, default=str)}", style="red", highlight=False)
+        balance = data["balance"]
+        screen.console.print(
+            ", ".join(f"{key} {value:,}" for key, value in balance.items() if isinstance(value, int)), highlight=False
+        )
+    if not data["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compact(
+    house: HouseDir = DEFAULT_HOUSE,
+    day: Annotated[str | None, typer.Option(help="Only this UTC day, YYYY-MM-DD; default: every day but the newest.")] = None,
+    layout: Annotated[str | None, typer.Option(help="date, or date/symbol (a folder a symbol).")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Close days: rewrite their small files into large ones, sorted by symbol and time. No row changes."""
+    from tickhouse import runs
+
+    settings = _settings(config, {"lake.layout": layout})
+    result = runs.compact(_house(house), settings, day)
+    if as_json:
+        _print_json(result)
+    else:
+        for name, files in result.items():
+            print(f"{name:18} {files['before']:>6,} -> {files['after']:,} files")
+
+
+@app.command()
+def doctor(house: HouseDir = DEFAULT_HOUSE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Check what the house needs: its folder, journal, lake, sources, compiler cache, clock."""
+    from tickhouse import runs
+
+    findings = runs.doctor(_house(house), _settings(config, {}))
+    if as_json:
+        _print_json([{"what": what, "ok": ok, "detail": detail} for what, ok, detail in findings])
+    else:
+        for what, ok, detail in findings:
+            print(f"{'ok  ' if ok else 'FAIL'} {what:20} {detail}")
+    if not all(ok for _, ok, _ in findings):
+        raise typer.Exit(1)
+
+
+@app.command("config")
+def config_command(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show every setting in force and where it came from."""
+    from tickhouse.settings import find_file, load
+
+    settings, origin = load(find_file(config))
+    found = [
+        (f"{section}.{key}", value, origin.get(f"{section}.{key}", "default"))
+        for section, record in settings.model_dump().items()
+        for key, value in record.items()
+    ]
+    if as_json:
+        _print_json({key: {"value": value, "from": where} for key, value, where in found})
+        return
+    for key, value, where in found:
+        print(f"{key:28} {json.dumps(value):60} {where}")
+
+
+@app.command()
+def plugins(as_json: AsJson = False) -> None:
+    """List the sources and sinks installed."""
+    from tickhouse.plugins import SINKS, SOURCES, names
+
+    found = {
+        group.rpartition(".")[2]: {name: point.value for name, point in names(group).items()} for group in (SOURCES, SINKS)
+    }
+    if as_json:
+        _print_json(found)
+        return
+    for kind, members in found.items():
+        for name, target in members.items():
+            print(f"{kind[:-1]:8} {name:14} {target}")
+
+
+def main() -> None:
+    """Run the command line; every error Tickhouse raises on purpose is one clear line and a code that is not 0."""
+    from tickhouse.telemetry import configure_logging
+
+    configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except TickhouseError as error:
+        print(f"tickhouse: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # the boundary between us and the shell
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            sys.exit(error.exit_code)
+        if isinstance(error, click.exceptions.Exit):
+            sys.exit(error.exit_code)
+        raise
+
+
+def _house(path: Path) -> Any:
+    from tickhouse.house import House
+
+    return House(path)
+
+
+def _reading(path: Path) -> Any:
+    from tickhouse.house import open_house
+
+    return open_house(path)
+
+
+def _settings(config: Path | None, overrides: dict[str, Any]) -> Any:
+    from tickhouse.settings import find_file, load
+
+    return load(find_file(config), overrides)[0]
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, default=str))
+
+
+def _stop_on_signals() -> threading.Event:
+    """Return an event that Ctrl-C or a TERM sets; a second one leaves at once."""
+    stop = threading.Event()
+
+    def handle(signum: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + signum)
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class _progress:  # noqa: N801  (used like a function)
+    """A progress bar on standard error; hands out a function (done, total) -> None."""
+
+    def __init__(self, what: str, *, shown: bool) -> None:
+        self._what = what
+        self._shown = shown
+
+    def __enter__(self) -> Callable[[float, float], None]:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        from tickhouse import screen
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+            console=screen.errors, transient=True, disable=not (self._shown and screen.errors.is_terminal),
+        )  # fmt: skip
+        self._bar.start()
+        task = self._bar.add_task(self._what, total=None)
+        return lambda done, total: self._bar.update(task, completed=done, total=total or None)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+if __name__ == "__main__":
+    main()

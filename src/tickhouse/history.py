@@ -1,0 +1,257 @@
+"""How a pipeline reads its own past (rule R15): rows whose cause is before the asking record, stored or still on their way.
+
+The pipeline adds the rows it makes; the engine says when sinks have committed. A table's stored rows and its position come from
+one commit, so the rows on their way are exactly those at or above that position: nothing is missing and nothing is double.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tickhouse.indicators import BarColumns, SeriesWanted
+from tickhouse.model import NO_TIME, Cause, Instrument
+from tickhouse.sinks.lake import LakeTables
+from tickhouse.sinks.lake_files import DataFile, date_of
+from tickhouse.tables import TABLES, TIME
+
+__all__ = ["History", "LakeHistory"]
+
+_READ_BACK = ("silver.trades", "gold.bars")
+_DAY_US = 86_400_000_000
+_EPOCH = date_of(0)
+_MAX_TIME = 2**62
+_FEW_SYMBOLS = 500
+_BAR_COLUMNS = ("venue", "symbol", "interval", "start", "open", "high", "low", "close", "volume", "available_at")
+_OHLCV = ("open", "high", "low", "close", "volume")
+
+
+class History(Protocol):
+    """What a pipeline is given to read back its past."""
+
+    def add(self, tables: Mapping[str, pa.Table]) -> None:
+        """Take rows just made, by table name; called by the pipeline, in the order of their cause, before it asks for them."""
+        ...
+
+    def committed(self) -> None:
+        """Learn that the store has more; called by the engine after each commit, from any thread."""
+        ...
+
+    def trades(self, instrument: Instrument, start: int, end: int, before: Cause) -> pa.Table:
+        """Return rows of `silver.trades` with ts in [start, end) and a cause before the given one, in no particular order."""
+        ...
+
+    def bars(self, wanted: Sequence[SeriesWanted], before: Cause) -> Mapping[SeriesWanted, BarColumns]:
+        """Return the bars of each series, in their latest revision among rows with a cause before the given one."""
+        ...
+
+    def known_ids(self, instrument: Instrument, ids: Sequence[int | str | None], before: Cause) -> set[int | str]:
+        """Return which of these trade ids `silver.trades` holds with a cause before the given one."""
+        ...
+
+
+class _Piece(NamedTuple):
+    """Rows on their way, with the bounds that say whether a question concerns them."""
+
+    rows: pa.Table
+    first: int
+    """Smallest `date_from` time, microseconds."""
+    last: int
+    offset: int
+    """Largest."""
+
+
+class LakeHistory:
+    """History over a lake.
+
+    Args:
+        lake: Its tables; read at the version of the last `committed`.
+        partition: Whose past.
+    """
+
+    def __init__(self, lake: LakeTables, partition: int) -> None:
+        self._lake = lake
+        self._partition = partition
+        self._lock = threading.Lock()
+        self._pending: dict[str, list[_Piece]] = {name: [] for name in _READ_BACK}
+
+    def add(self, tables: Mapping[str, pa.Table]) -> None:
+        """Take rows just made; tables that are never read back are left aside."""
+        for name in _READ_BACK:
+            rows = tables.get(name)
+            if rows is None or not len(rows):
+                continue
+            times = pc.min_max(rows.column(TABLES[name].date_from).cast(pa.int64()))
+            piece = _Piece(rows, times["min"].as_py(), times["max"].as_py(), pc.max(rows.column("offset")).as_py())
+            with self._lock:
+                self._pending[name].append(piece)
+
+    def committed(self) -> None:
+        """See what the lake has now, and drop the rows it has: it tells its position in one version with its rows."""
+        newest = LakeTables(self._lake.path)
+        reached = {name: newest.position(name, self._partition).offset for name in _READ_BACK}
+        with self._lock:
+            self._lake = newest
+            for name, offset in reached.items():
+                self._pending[name] = [piece for piece in self._pending[name] if piece.offset >= offset]
+
+    def trades(self, instrument: Instrument, start: int, end: int, before: Cause) -> pa.Table:
+        """Return rows of `silver.trades` with ts in [start, end) and a cause before the given one, in no particular order."""
+        ts = pc.field("ts")
+        asked = self._of(instrument) & (ts >= pa.scalar(start, TIME)) & (ts < pa.scalar(end, TIME))
+        return self._read("silver.trades", asked, before, start, end - 1, instrument.symbol)
+
+    def known_ids(self, instrument: Instrument, ids: Sequence[int | str | None], before: Cause) -> set[int | str]:
+        """Return which of these trade ids `silver.trades` holds with a cause before the given one."""
+        numbers = [each for each in ids if isinstance(each, int)]
+        texts = [each for each in ids if isinstance(each, str)]
+        known = pc.field("trade_id").isin(pa.array(numbers, pa.int64())) | pc.field("trade_ref").isin(
+            pa.array(texts, pa.string())
+        )
+        found = self._read("silver.trades", self._of(instrument) & known, before, NO_TIME, _MAX_TIME, instrument.symbol)
+        columns = (found.column("trade_id"), found.column("trade_ref"))
+        return {each for column in columns for each in column.to_pylist() if each is not None}
+
+    def bars(self, wanted: Sequence[SeriesWanted], before: Cause) -> dict[SeriesWanted, BarColumns]:
+        """Return the bars of each series, in their latest revision among rows with a cause before the given one.
+
+        Reads days from the newest back, in steps that double, until every series has what it wants.
+        """
+        if not wanted:
+            return {}
+        latest = max(each.end_start for each in wanted) - 1
+        open_ended = any(each.start_from is None for each in wanted)
+        earliest = NO_TIME if open_ended else min(each.start_from for each in wanted if each.start_from is not None)
+        asked = _as_frame(wanted)
+        pieces: list[pl.DataFrame] = []
+        for days in self._day_steps(earliest, latest):
+            first, last = days[0] * _DAY_US, min(latest, (days[-1] + 1) * _DAY_US - 1)
+            found = _latest(self._bars_between(asked, before, first, last), asked)
+            pieces.append(found)
+            asked = _still_wanted(asked, found, first)
+            if not len(asked):
+                break
+        return _by_series(pieces, wanted)
+
+    def _day_steps(self, earliest: int, latest: int) -> Iterator[list[int]]:
+        """Yield the days with bars in [earliest, latest], newest first, in growing groups; each group rises."""
+        with self._lock:
+            days = {(file.day - _EPOCH).days for file in self._lake.data_files("gold.bars")}
+            for piece in self._pending["gold.bars"]:
+                days.update(range(piece.first // _DAY_US, piece.last // _DAY_US + 1))
+        left = sorted(day for day in days if earliest // _DAY_US <= day <= latest // _DAY_US)
+        size = 2
+        while left:
+            yield left[-size:]
+            del left[-size:]
+            size *= 2
+
+    def _bars_between(self, asked: pl.DataFrame, before: Cause, first: int, last: int) -> pl.DataFrame:
+        start = pc.field("start")
+        chosen = (start >= pa.scalar(first, TIME)) & (start <= pa.scalar(last, TIME)) & (pc.field("origin") == "trades")
+        chosen &= pc.field("interval").isin(asked["interval"].unique().to_list())
+        symbols = asked["symbol"].unique().to_list()
+        if len(symbols) <= _FEW_SYMBOLS:
+            chosen &= pc.field("symbol").isin(symbols)
+        rows = self._read("gold.bars", chosen, before, first, last, symbols[0] if len(symbols) == 1 else None, _BAR_COLUMNS)
+        frame = pl.from_arrow(rows)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def _of(self, instrument: Instrument) -> Any:
+        return (pc.field("symbol") == instrument.symbol) & (pc.field("venue") == instrument.venue)
+
+    def _read(
+        self,
+        name: str,
+        asked: Any,
+        before: Cause,
+        first: int,
+        last: int,
+        symbol: str | None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return stored rows and those on their way, both before a cause, whose time lies in [first, last]."""
+        offset = pc.field("offset")
+        earlier = (offset < before.offset) | ((offset == before.offset) & (pc.field("row") < before.row))
+        asked = asked & earlier & (pc.field("partition") == self._partition)
+        with self._lock:
+            lake, pending = self._lake, list(self._pending[name])
+            stored = lake.position(name, self._partition).offset
+            files = [file for file in lake.data_files(name) if _concerns(file, TABLES[name].date_from, first, last, symbol)]
+        found = lake.table(name, filters=asked, files=files, columns=columns)
+        schema = found.schema
+        parts = [found]
+        for piece in pending:
+            if piece.first <= last and piece.last >= first and piece.offset >= stored:
+                rows = piece.rows.filter(asked & (offset >= stored))
+                parts.append(rows.select(schema.names).cast(schema))
+        return pa.concat_tables(parts)
+
+
+def _concerns(file: DataFile, time: str, first: int, last: int, symbol: str | None) -> bool:
+    """Say whether a file may hold rows of a symbol (None = any) with a time in [first, last]."""
+    if not first // _DAY_US <= (file.day - _EPOCH).days <= last // _DAY_US:
+        return False
+    if time in file.smallest:
+        low, high = (pa.scalar(found[time], TIME).cast(pa.int64()).as_py() for found in (file.smallest, file.largest))
+        if low > last or high < first:
+            return False
+    if symbol is None or "symbol" not in file.smallest:
+        return True
+    return bool(file.smallest["symbol"] <= symbol <= file.largest["symbol"])
+
+
+def _as_frame(wanted: Sequence[SeriesWanted]) -> pl.DataFrame:
+    """One row a series; `left` = how many bars are still wanted, null = all."""
+    return pl.DataFrame(
+        {
+            "series": range(len(wanted)),
+            "venue": [each.instrument.venue for each in wanted],
+            "symbol": [each.instrument.symbol for each in wanted],
+            "interval": [each.interval for each in wanted],
+            "end_start": [each.end_start for each in wanted],
+            "start_from": [NO_TIME if each.start_from is None else each.start_from for each in wanted],
+            "left": pl.Series([each.count for each in wanted], dtype=pl.Int64),
+        }
+    )
+
+
+def _latest(rows: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """Return for each series its bars in range, each in its latest revision, at most as many as are left to find."""
+    found = (
+        rows.lazy()
+        .with_columns(pl.col("start", "available_at").cast(pl.Int64))
+        .join(asked.lazy(), on=["venue", "symbol", "interval"])
+        .filter((pl.col("start") < pl.col("end_start")) & (pl.col("start") >= pl.col("start_from")))
+        .sort("series", "start", "available_at")
+        .unique(["series", "start"], keep="last", maintain_order=True)
+    )
+    from_end = pl.len().over("series") - pl.int_range(pl.len()).over("series")
+    kept = found.filter(pl.col("left").is_null() | (from_end <= pl.col("left")))
+    return kept.select("series", "start", *_OHLCV).collect()
+
+
+def _still_wanted(asked: pl.DataFrame, found: pl.DataFrame, read_from: int) -> pl.DataFrame:
+    counts = found.group_by("series").len("got")
+    left = asked.join(counts, on="series", how="left").with_columns(left=pl.col("left") - pl.col("got").fill_null(0))
+    more = (pl.col("left").is_null() | (pl.col("left") > 0)) & (pl.col("start_from") < read_from)
+    return left.filter(more).drop("got")
+
+
+def _by_series(pieces: Sequence[pl.DataFrame], wanted: Sequence[SeriesWanted]) -> dict[SeriesWanted, BarColumns]:
+    """Cut the bars found into one set of columns a series, by rising start."""
+    if not pieces:
+        return {}
+    rows = pl.concat(pieces).sort("series", "start")
+    ends = rows.group_by("series", maintain_order=True).len("count").with_columns(end=pl.col("count").cum_sum())
+    columns = {name: rows[name].to_numpy() for name in ("start", *_OHLCV)}
+    return {
+        wanted[series]: BarColumns(**{name: column[end - count : end] for name, column in columns.items()})
+        for series, count, end in ends.iter_rows()
+    }

@@ -1,0 +1,303 @@
+"""The composition root: puts journal, pipeline, sinks and engine of one house together. The only module that knows them all.
+
+A house is a folder: `house.json` (what it is), `journal.db` (what was received, snapshots), `lake/` (the tables). One process
+writes it, any number read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+
+from tickhouse.engines.embedded import EmbeddedEngine, Listener
+from tickhouse.errors import ConfigError, HouseLockedError, SchemaMismatchError
+from tickhouse.history import LakeHistory
+from tickhouse.journal.base import Journal
+from tickhouse.journal.recording import Recording
+from tickhouse.journal.sqlite import SqliteJournal
+from tickhouse.model import Position
+from tickhouse.pipeline import Pipeline
+from tickhouse.plugins import SOURCES, build, names
+from tickhouse.quality.verify import Report, verify
+from tickhouse.rules import Rules, parse_duration
+from tickhouse.serving.queries import Queries
+from tickhouse.settings import Settings
+from tickhouse.sinks.lake import Lake, LakeTables
+from tickhouse.sources.files import Opener
+from tickhouse.tables import TABLES
+
+__all__ = ["House", "Work", "open_house"]
+
+_VERSION = 1
+JournalKind = Literal["sqlite", "recording"]
+
+
+class Work(NamedTuple):
+    """A house opened for writing, ready to run."""
+
+    engine: EmbeddedEngine
+    pipeline: Pipeline
+    journal: Journal
+    start: Position
+    lake: Lake
+
+    @property
+    def highest(self) -> int:
+        """The largest offset that some table has reached; a journal must never use one below it again."""
+        return max(position.offset for position in self.lake.positions(self.pipeline.partition).values())
+
+    def close(self) -> None:
+        """Release the sinks."""
+        self.lake.close()
+
+
+class House:
+    """One house: reading it, and, by `writing`, the one process that writes it.
+
+    Args:
+        path: Its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lake_path = path / "lake"
+        self.journal_path = path / "journal.db"
+        self.queries = Queries(self.lake_path)
+
+    @property
+    def kind(self) -> JournalKind | None:
+        """Which kind of journal the house has; None where there is no house yet.
+
+        Raises:
+            SchemaMismatchError: the house was written by a newer version, or `house.json` is damaged.
+        """
+        file = self.path / "house.json"
+        if not file.exists():
+            return None
+        try:
+            about = json.loads(file.read_text("utf-8"))
+            version, kind = int(about["version"]), about["journal"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SchemaMismatchError(
+                f"{file} is damaged ({error}); restore it, it holds only version and kind of journal"
+            ) from error
+        if version > _VERSION:
+            raise SchemaMismatchError(
+                f"{self.path} was written by a newer Tickhouse (format {version}, this one knows {_VERSION}); upgrade Tickhouse"
+            )
+        if kind not in ("sqlite", "recording"):
+            raise SchemaMismatchError(f"{file} names an unknown journal {kind!r}")
+        return kind  # type: ignore[no-any-return]
+
+    def must_exist(self) -> None:
+        """Check that there is a house to read.
+
+        Raises:
+            ConfigError: there is none; the text says how to make one.
+        """
+        if self.kind is None:
+            raise ConfigError(
+                f"no house at {self.path}; make one with `tickhouse run` or `tickhouse replay FILES` (--house DIR)"
+            )
+
+    # Reading: each of these takes as_of and then sees what was known at that instant (rule R13).
+
+    def bars(self, symbol: str, interval: str = "1m", **options: Any) -> pl.DataFrame:
+        """Return bars of a symbol; see `Queries.bars` for start, end, as_of, venue, revisions."""
+        return self.queries.bars(symbol, interval, **options)
+
+    def trades(self, symbol: str, **options: Any) -> pl.DataFrame:
+        """Return accepted trades of a symbol; see `Queries.trades`."""
+        return self.queries.trades(symbol, **options)
+
+    def indicators(self, symbol: str, interval: str = "1m", **options: Any) -> pl.DataFrame:
+        """Return indicator values of a symbol in long form; see `Queries.indicators`."""
+        return self.queries.indicators(symbol, interval, **options)
+
+    def anomalies(self, symbol: str | None = None, **options: Any) -> pl.DataFrame:
+        """Return flagged trades; see `Queries.anomalies`."""
+        return self.queries.anomalies(symbol, **options)
+
+    def gaps(self, symbol: str | None = None, **options: Any) -> pl.DataFrame:
+        """Return gaps in trade ids; see `Queries.gaps`."""
+        return self.queries.gaps(symbol, **options)
+
+    def sql(self, query: str, **options: Any) -> pl.DataFrame:
+        """Run a read-only query over tables named `bronze.trades`, `silver.trades`, `gold.bars`, ..."""
+        return self.queries.sql(query, **options)
+
+    def verify(self, progress: Callable[[float, float], None] | None = None) -> Report:
+        """Recompute silver and gold from bronze and compare; see `quality.verify.verify`.
+
+        Args:
+            progress: Called with (trades done, trades in all), now and then.
+        """
+        self.must_exist()
+        store = _Stored(self)
+        if progress is None:
+            return verify(store)
+        total = store.trades()
+        return verify(store, progress=lambda done: progress(done, total))
+
+    # Writing.
+
+    @contextmanager
+    def writing(self, kind: JournalKind) -> Iterator[None]:
+        """Hold the house for writing, making it where it is new.
+
+        Raises:
+            HouseLockedError: another process writes it.
+            ConfigError: the house has the other kind of journal.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise ConfigError(f"cannot write the house {self.path}: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                raise HouseLockedError(
+                    f"{self.path} is being written by process {holder}; stop that one, or use another --house "
+                    "(reading is always possible)"
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            self._claim(kind)
+            yield
+
+    def _claim(self, kind: JournalKind) -> None:
+        have = self.kind
+        if have is None:
+            if self.journal_path.exists():
+                raise SchemaMismatchError(
+                    f"{self.path} has a journal but no house.json; restore that file, or use a new --house"
+                )
+            draft = self.path / "house.json.new"
+            draft.write_text(json.dumps({"version": _VERSION, "journal": kind}) + "\n", "utf-8")
+            draft.replace(self.path / "house.json")
+        elif have != kind:
+            hint = (
+                "`tickhouse replay FILES` adds recordings to it; for a live house use another --house"
+                if have == "recording"
+                else "it is a live house; for recordings use another --house, or `tickhouse replay --to sqlite` "
+                "to send them through its journal"
+            )
+            raise ConfigError(f"{self.path} has a {have} journal: {hint}")
+
+    def sqlite(self, rules: Rules, settings: Settings) -> SqliteJournal:
+        """Return the live journal of this house; hold it for writing first."""
+        return SqliteJournal.create_or_open(self.journal_path, rules, sync=settings.journal.sync)
+
+    def recording(self, rules: Rules, *, beside: bool = False) -> Recording:
+        """Return the recording journal of this house; hold it for writing first.
+
+        Args:
+            rules: Of a new one.
+            beside: The house's journal is another one: the recording is only read, to be sent through that.
+        """
+        sources = [build(SOURCES, name, {}) for name in names(SOURCES)]
+        return Recording.create_or_open(self.path / "replayed" if beside else self.path, rules, Opener(sources))
+
+    def lake(self) -> Lake:
+        """Return the lake as a sink; hold the house for writing first."""
+        return Lake(self.lake_path)
+
+    def work(self, journal: Journal, rules: Rules, settings: Settings, listener: Listener | None = None) -> Work:
+        """Return the engine over a journal of this house, where the last run left off."""
+        checkpoint = journal.checkpoint(0)
+        start, state = checkpoint if checkpoint is not None else (Position(), None)
+        history = LakeHistory(LakeTables(self.lake_path), 0)
+        pipeline = Pipeline(0, rules, history, state)
+        lake = self.lake()
+        engine = EmbeddedEngine(
+            journal,
+            pipeline,
+            history,
+            [lake],
+            commit_every_s=parse_duration(settings.engine.commit_every) / 1e6,
+            snapshot_every_s=parse_duration(settings.engine.snapshot_every) / 1e6,
+            listener=listener,
+        )
+        return Work(engine, pipeline, journal, start, lake)
+
+    def stored_rules(self) -> Rules | None:
+        """Return the rules the house was made with; None where there is no house yet."""
+        kind = self.kind
+        if kind is None or not self.journal_path.exists():
+            return None
+        return stored_rules(self.journal_path)
+
+
+def stored_rules(journal: Path) -> Rules | None:
+    """Read the rules that a journal file holds; both kinds keep them alike."""
+    import sqlite3
+
+    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as connection:
+        row = connection.execute("SELECT value FROM meta WHERE key = 'rules'").fetchone()
+    connection.close()
+    return Rules.from_json(row[0] if isinstance(row[0], bytes) else row[0].encode()) if row else None
+
+
+class _Stored:
+    """What `verify` reads of a house: its tables, each up to the smallest of all their positions."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._lake = LakeTables(house.lake_path)
+
+    def rules(self) -> Rules:
+        """Return the rules that the house was made with."""
+        rules = self._house.stored_rules()
+        if rules is None:
+            raise SchemaMismatchError(f"{self._house.journal_path} holds no rules; nothing can be recomputed without them")
+        return rules
+
+    def partitions(self) -> int:
+        """Return the number of partitions."""
+        return 1
+
+    def position(self, partition: int) -> Position:
+        """Return the smallest position over the tables."""
+        return min(self._lake.position(name, partition) for name in TABLES)
+
+    def read(self, table: str, partition: int, below: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of a partition whose offset is below the given one."""
+        return self._lake.table(table, columns=columns, below={partition: below})
+
+    def trades(self) -> int:
+        """Return the rows of bronze.trades."""
+        return self._house.queries.row_counts()["bronze.trades"]
+
+
+def open_house(path: str | Path = "house") -> House:
+    """Open a house for reading.
+
+    Args:
+        path: Its folder.
+
+    Raises:
+        ConfigError: there is no house.
+
+    Example:
+        >>> house = open_house("house")  # doctest: +SKIP
+        >>> house.bars("BTC-USDT", "1m")  # doctest: +SKIP
+    """
+    house = House(Path(path))
+    house.must_exist()
+    return house

@@ -1,0 +1,266 @@
+"""Recorded files as a journal: a replay into a new house needs no second copy of them.
+
+The files of a house form one list that only grows at its end; a line's number over all of them is its offset. Nothing but the
+list, the rules and the checkpoints is stored here, in `journal.db`; the lines are read from the files each time, through the
+`OpenFile` that the house gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+
+from tickhouse.errors import ConfigError, FatalError, LogCorruptError, SchemaMismatchError
+from tickhouse.journal.recording_reader import FileEntry, RecordingReader, check_order
+from tickhouse.journal.sqlite_file import journal_file
+from tickhouse.lines import FileOptions, LineFile, OpenFile
+from tickhouse.model import NO_TIME, Feeds, Position
+from tickhouse.rules import Rules
+
+__all__ = ["FileEntry", "Recording"]
+
+_KIND = "recording"
+_SCHEMA = """
+create table if not exists meta (key text primary key, value text not null) without rowid;
+create table if not exists files (
+    id integer primary key, path text not null, sha256 text not null unique, bytes integer not null, mtime_ns integer not null,
+    options blob not null, lines integer, running integer, last integer);
+create table if not exists checkpoints (partition integer primary key, offset integer not null, clock integer not null,
+    snapshot blob not null);
+"""
+
+
+class Recording:
+    """The journal of a house of recordings; one partition.
+
+    Use `create_or_open`.
+    """
+
+    partitions = 1
+
+    def __init__(self, database: sqlite3.Connection, path: Path, open_file: OpenFile, *, read_only: bool) -> None:
+        self._database = database
+        self._path = path
+        self._open_file = open_file
+        self._read_only = read_only
+        self._lock = Lock()
+
+    @classmethod
+    def create_or_open(cls, path: Path, rules: Rules | None, open_file: OpenFile, *, read_only: bool = False) -> Recording:
+        """Open the journal of the house in folder `path`, or begin one.
+
+        Args:
+            path: The house's folder.
+            rules: Those of a new house; an old one must have the same. None = whatever the house was made with.
+            open_file: Opens recorded files.
+            read_only: Change nothing; for those who follow a house that another process writes.
+
+        Raises:
+            ConfigError: the house has a live journal, or there is none to read.
+            SchemaMismatchError: the house was made with other rules.
+        """
+        file = path / JOURNAL_FILE
+        if read_only and not file.is_file():
+            raise ConfigError(f"there is no journal at {file}; begin one with `tickhouse replay FILES --house {path}`")
+        if not read_only:
+            path.mkdir(parents=True, exist_ok=True)
+        uri = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        database = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+        journal = cls(database, file, open_file, read_only=read_only)
+        try:
+            journal._begin(rules)
+        except sqlite3.DatabaseError as error:
+            database.close()
+            raise LogCorruptError(
+                f"{file} cannot be used: {error}; restore it, or replay the files into a new house"
+            ) from error
+        except BaseException:
+            database.close()
+            raise
+        return journal
+
+    def rules(self) -> Rules | None:
+        """Return the rules the house was made with; None in a new journal."""
+        value = self._meta("rules")
+        return None if value is None else Rules.from_json(value.encode())
+
+    def files(self) -> list[FileEntry]:
+        """Return the files in the order of their lines."""
+        with self._lock:
+            rows = self._database.execute(
+                "select id, path, sha256, bytes, mtime_ns, options, lines, running, last from files order by id"
+            ).fetchall()
+        return [_entry(*row) for row in rows]
+
+    def add_files(self, paths: Iterable[Path], options: FileOptions | None = None) -> list[Path]:
+        """Put files at the end of the list; return those that it has already, which are not added again.
+
+        All or none are added. What was not read to its end before is read on from where it was interrupted.
+
+        Raises:
+            ConfigError: a file cannot be read in this way, or is older than the house's clock.
+        """
+        known = {entry.sha256: entry for entry in self.files()}
+        skipped: list[Path] = []
+        rows: dict[str, tuple[str, str, int, int, bytes]] = {}
+        clock = self._end_clock()
+        for path in paths:
+            opened = self._open_file(path, options or FileOptions())
+            digest = _sha256(path)
+            if digest in known or digest in rows:
+                skipped.append(path)
+                self._moved(known.get(digest), path)
+                continue
+            if not rows and clock is not None:
+                check_order(opened, path, clock)
+            stat = path.stat()
+            where = str(path.absolute())
+            rows[digest] = (where, digest, stat.st_size, stat.st_mtime_ns, msgspec.json.encode(opened.options, order="sorted"))
+        with self._lock, self._database:
+            self._database.execute("begin immediate")
+            self._database.executemany(
+                "insert into files (path, sha256, bytes, mtime_ns, options) values (?, ?, ?, ?, ?)", rows.values()
+            )
+        return skipped
+
+    def reader(self, partition: int, start: int, feeds: Feeds) -> RecordingReader:
+        """Return a reader from line `start` on, interning into `feeds`."""
+        if partition != 0:
+            raise ConfigError(f"a recording has partition 0 only, not {partition}")
+        rules = self.rules()
+        if rules is None:
+            raise FatalError(f"{self._path} holds no rules; open it with the rules of a new house first")
+        return RecordingReader(self, rules, start, feeds)
+
+    def open(self, entry: FileEntry) -> LineFile:
+        """Open a file of the list for reading.
+
+        Raises:
+            FatalError: it is gone, or not the same any more.
+        """
+        if not entry.path.is_file():
+            raise FatalError(
+                f"{entry.path} is missing, and this house still needs it; put it back, "
+                "or name its new place with `tickhouse replay NEWPATH`"
+            )
+        stat = entry.path.stat()
+        if (stat.st_size, stat.st_mtime_ns) != (entry.bytes, entry.mtime_ns) and _sha256(entry.path) != entry.sha256:
+            raise FatalError(
+                f"{entry.path} has changed since it was added (sha256 {entry.sha256[:12]}...), and this house still needs it "
+                "as it was; restore it, or replay the files into a new house"
+            )
+        return self._open_file(entry.path, entry.options)
+
+    def finish(self, entry: FileEntry, lines: int, running: int, last: int) -> None:
+        """Note that a file was read to its end: how many lines it has, and the clock there."""
+        if self._read_only or entry.lines is not None:
+            return
+        with self._lock:
+            self._database.execute(
+                "update files set lines = ?, running = ?, last = ? where id = ?",
+                (lines, _or_null(running), _or_null(last), entry.id),
+            )
+
+    def refuse_from(self, entry: FileEntry) -> None:
+        """Take a file that may not follow the others, and all after it, off the list."""
+        if not self._read_only:
+            with self._lock:
+                self._database.execute("delete from files where id >= ?", (entry.id,))
+
+    def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:
+        """Return the newest stored snapshot and where it was taken."""
+        with self._lock:
+            row = self._database.execute(
+                "select offset, clock, snapshot from checkpoints where partition = ?", (partition,)
+            ).fetchone()
+        return None if row is None else (Position(row[0], row[1]), bytes(row[2]))
+
+    def store_checkpoint(self, partition: int, position: Position, snapshot: bytes) -> None:
+        """Keep a snapshot, durably, in place of the one before."""
+        with self._lock:
+            self._database.execute(
+                "insert or replace into checkpoints values (?, ?, ?, ?)", (partition, position.offset, position.clock, snapshot)
+            )
+
+    def last_clock(self) -> int:
+        """Return the last heartbeat of the files read to their end, or of the checkpoint; NO_TIME where there is none."""
+        clocks = [entry.last for entry in self.files() if entry.lines is not None]
+        stored = self.checkpoint(0)
+        return max([*clocks, NO_TIME if stored is None else stored[0].clock])
+
+    def close(self) -> None:
+        """Release the file."""
+        with self._lock:
+            self._database.close()
+
+    def _begin(self, rules: Rules | None) -> None:
+        tables = {name for (name,) in self._database.execute("select name from sqlite_master where type = 'table'")}
+        if tables and ("meta" not in tables or self._meta("kind") != _KIND):
+            raise ConfigError(f"{self._path.parent} is a house with a live journal: recordings need a new house (--house DIR)")
+        if not tables:
+            if rules is None or self._read_only:
+                raise ConfigError(f"{self._path} is empty; begin the house with `tickhouse replay FILES`")
+            self._database.execute("pragma journal_mode = wal")
+            self._database.execute("pragma synchronous = full")
+            self._database.executescript("begin immediate;" + _SCHEMA + "commit;")
+            with self._database:
+                self._database.execute("begin immediate")
+                self._database.execute("insert into meta values ('kind', ?), ('rules', ?)", (_KIND, rules.to_json().decode()))
+            return
+        stored = self.rules()
+        if rules is not None and stored is not None and rules != stored:
+            raise SchemaMismatchError(
+                f"{self._path.parent} was made with other rules: {_difference(stored, rules)}; use a new house"
+            )
+
+    def _meta(self, key: str) -> str | None:
+        with self._lock:
+            row = self._database.execute("select value from meta where key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _end_clock(self) -> int | None:
+        entries = self.files()
+        return entries[-1].last if entries and entries[-1].lines is not None else None
+
+    def _moved(self, entry: FileEntry | None, path: Path) -> None:
+        if entry is not None and not entry.path.is_file():
+            with self._lock:
+                self._database.execute("update files set path = ? where id = ?", (str(path.absolute()), entry.id))
+
+
+def _entry(
+    number: int,
+    path: str,
+    digest: str,
+    size: int,
+    mtime_ns: int,
+    options: bytes,
+    lines: int | None,
+    running: int | None,
+    last: int | None,
+) -> FileEntry:
+    used = msgspec.json.decode(options, type=FileOptions)
+    return FileEntry(number, Path(path), digest, size, mtime_ns, used, lines, _time(running), _time(last))
+
+
+def _difference(stored: Rules, given: Rules) -> str:
+    old, new = msgspec.structs.asdict(stored), msgspec.structs.asdict(given)
+    return ", ".join(f"{name} {old[name]!r} there, {new[name]!r} now" for name in old if old[name] != new[name])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _time(value: int | None) -> int:
+    return NO_TIME if value is None else value
+
+
+def _or_null(value: int) -> int | None:
+    return None if value == NO_TIME else value

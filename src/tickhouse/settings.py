@@ -1,0 +1,213 @@
+"""What a user may set, in one frozen tree: defaults < `tickhouse.toml` < `TICKHOUSE_SECTION__KEY` < the command line.
+
+Components receive their own section, never the tree. `tickhouse config` prints every value and where it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tickhouse.errors import ConfigError
+from tickhouse.rules import DEFAULT_INDICATORS, Rules, parse_duration
+
+__all__ = ["Engine", "HouseRules", "JournalSettings", "LakeSettings", "Settings", "Sources", "find_file", "load"]
+
+ENV_PREFIX = "TICKHOUSE_"
+_NOT_SETTINGS = {"TICKHOUSE_HOUSE", "TICKHOUSE_CONFIG", "TICKHOUSE_SHARED"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class HouseRules(_Section):
+    """The rules a new house is made with; a house keeps them."""
+
+    lateness: str = "10s"
+    """How long after its end a bar waits for stragglers; a multiple of 250ms."""
+    intervals: tuple[str, ...] = ("1m", "5m", "15m", "1h", "1d")
+    """Bar intervals, finest first; each a multiple of the finest."""
+    indicators: tuple[str, ...] = DEFAULT_INDICATORS
+    """TA-Lib functions by name and parameters, e.g. "rsi(14)", and ours: bbands, stddev, volatility."""
+    indicator_intervals: tuple[str, ...] = ("1m",)
+    """The intervals that indicators are computed on."""
+    detector: str = "zscore(100,3)"
+    """The trade detector: window and threshold in sample deviations."""
+
+    @field_validator("lateness")
+    @classmethod
+    def _is_duration(cls, value: str) -> str:
+        parse_duration(value)
+        return value
+
+    def rules(self) -> Rules:
+        """Return these as the record that the journal keeps.
+
+        Raises:
+            ConfigError: a combination that the rules do not allow.
+        """
+        return Rules(
+            lateness_us=parse_duration(self.lateness),
+            intervals=self.intervals,
+            indicators=self.indicators,
+            indicator_intervals=self.indicator_intervals,
+            detector=self.detector,
+        )
+
+
+class JournalSettings(_Section):
+    """The durable log of what was received."""
+
+    sync: Literal["normal", "full"] = "normal"
+    """`normal` survives a killed process; `full` also a power cut, at one disk flush a commit."""
+    keep: str = "1d"
+    """How long messages stay after every table has them."""
+
+
+class LakeSettings(_Section):
+    """The tables on disk."""
+
+    layout: Literal["date", "date/symbol"] = "date"
+    """Where a closed day's files lie after `tickhouse compact`."""
+
+
+class Engine(_Section):
+    """The embedded engine."""
+
+    commit_every: str = "1s"
+    """How often rows become visible in the lake."""
+    snapshot_every: str = "60s"
+    """How often the state is stored, which bounds the work after a crash."""
+
+
+class Sources(_Section):
+    """Which sources `tickhouse run` takes, and their own settings."""
+
+    enabled: tuple[str, ...] = ()
+    """Names of sources; empty = Binance's public stream where it is reachable, else the synthetic market."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings by source name, e.g. [sources.options.binance] symbols = ["BTC-USDT"]."""
+
+
+class Settings(_Section):
+    """Everything."""
+
+    rules: HouseRules = HouseRules()
+    journal: JournalSettings = JournalSettings()
+    lake: LakeSettings = LakeSettings()
+    engine: Engine = Engine()
+    sources: Sources = Sources()
+
+
+def find_file(given: Path | None = None) -> Path | None:
+    """Return the configuration file in force: the given one, TICKHOUSE_CONFIG, or ./tickhouse.toml where it exists.
+
+    Raises:
+        ConfigError: a file that was named is not there.
+    """
+    named = given or (Path(os.environ["TICKHOUSE_CONFIG"]) if os.environ.get("TICKHOUSE_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(f"the configuration file {named} does not exist")
+        return named
+    default = Path("tickhouse.toml")
+    return default if default.is_file() else None
+
+
+def load(file: Path | None = None, overrides: dict[str, Any] | None = None) -> tuple[Settings, dict[str, str]]:
+    """Return the settings in force, and for each `section.key` set somewhere, where.
+
+    Args:
+        file: A TOML file; None = none.
+        overrides: Dotted keys set on the command line, e.g. {"rules.lateness": "5s"}.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), or a value out of its bounds.
+    """
+    tree: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for dotted, value, where in [*_from_file(file), *_from_environment(), *_from_overrides(overrides)]:
+        _check_known(dotted, where)
+        _put(tree, dotted, value)
+        origin[dotted] = where
+    try:
+        return Settings.model_validate(tree), origin
+    except ValidationError as error:
+        first = error.errors()[0]
+        dotted = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{dotted} = {first.get('input')!r} ({_where(origin, dotted)}): {first['msg']}") from error
+
+
+def _from_file(file: Path | None) -> list[tuple[str, Any, str]]:
+    if file is None:
+        return []
+    try:
+        tree = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+    found: list[tuple[str, Any, str]] = []
+    for section, keys in tree.items():
+        if not isinstance(keys, dict):
+            found.append((section, keys, str(file)))
+            continue
+        found += [(f"{section}.{key}", value, str(file)) for key, value in keys.items()]
+    return found
+
+
+def _from_environment() -> list[tuple[str, Any, str]]:
+    found = []
+    for name, value in sorted(os.environ.items()):
+        if not name.startswith(ENV_PREFIX) or name in _NOT_SETTINGS or "__" not in name:
+            continue
+        dotted = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+        found.append((dotted, _split_list(dotted, value), name))
+    return found
+
+
+def _from_overrides(overrides: dict[str, Any] | None) -> list[tuple[str, Any, str]]:
+    return [(dotted, value, "command line") for dotted, value in (overrides or {}).items() if value is not None]
+
+
+def _split_list(dotted: str, value: str) -> Any:
+    section, _, key = dotted.partition(".")
+    known = Settings.model_fields.get(section)
+    kind = known.annotation.model_fields.get(key) if known and isinstance(known.annotation, type) else None
+    if kind is not None and "tuple" in str(kind.annotation):
+        return tuple(part.strip() for part in value.split(";" if ";" in value else ",") if part.strip())
+    return value
+
+
+def _check_known(dotted: str, where: str) -> None:
+    known = _known_keys()
+    if dotted in known or dotted.startswith("sources.options"):
+        return
+    near = difflib.get_close_matches(dotted, known, 1, 0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"unknown setting {dotted!r} in {where}{hint}")
+
+
+def _known_keys() -> list[str]:
+    keys = []
+    for section, info in Settings.model_fields.items():
+        record = info.annotation
+        assert isinstance(record, type)
+        assert issubclass(record, BaseModel)
+        keys += [f"{section}.{key}" for key in record.model_fields]
+    return keys
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+def _where(origin: dict[str, str], dotted: str) -> str:
+    return next((where for key, where in origin.items() if dotted.startswith(key)), "default")

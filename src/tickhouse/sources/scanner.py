@@ -1,0 +1,512 @@
+"""Reads flat NDJSON at memory speed: lines of one and the same layout, straight from the bytes into columns.
+
+`files.py` gives it chunks of whole lines. The layout (which keys, in which order, how spaced) is learned from the lines
+themselves; a line that differs in any way, or holds anything beyond plain text and plain decimal numbers, is handed back and
+read one by one. What the scanner does read is equal, bit for bit, to what that slow way gives.
+
+A decimal of mantissa m and f fractional digits is m / 10^f, one correctly rounded division, where m < 2^53 and f <= 22 (the
+fast path of Clinger, "How to read floating point numbers accurately", 1990).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from tickhouse.errors import DataError
+from tickhouse.lines import FileOptions
+from tickhouse.model import I64, NO_TIME, Trades
+from tickhouse.sources.file_columns import Columns
+from tickhouse.sources.file_flat import Line, json_record
+from tickhouse.sources.file_rows import FlatRows
+from tickhouse.sources.file_values import read_side
+
+__all__ = ["LineScanner", "Scanned"]
+
+_SKIP, _SYMBOL, _PRICE, _SIZE, _TS, _ID, _RECEIVED, _SIDE, _CONDITIONS = range(9)
+_KINDS = {
+    "symbol": _SYMBOL,
+    "price": _PRICE,
+    "size": _SIZE,
+    "ts": _TS,
+    "trade_id": _ID,
+    "received_at": _RECEIVED,
+    "side": _SIDE,
+    "conditions": _CONDITIONS,
+}
+_SCALES = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
+_SIDE_WORDS = ("b", "buy", "bid", "s", "sell", "ask", "true", "false")
+_LEARN_LINES = 100
+_SLOTS, _MAX_SYMBOLS, _ARENA_BYTES = 1 << 17, 1 << 15, 1 << 20
+
+_TEXT = rb'"(?:[^"\\\x00-\x1f]|\\.)*"'
+_PAIR = re.compile(rb"(\s*(" + _TEXT + rb")\s*:\s*)(" + _TEXT + rb"|-?[0-9][0-9.eE+-]*|true|false|null)(\s*)")
+_POW10 = np.array([float(f"1e{i}") for i in range(23)])
+_PRIME = 1_099_511_628_211
+_EXACT = 1 << 53
+
+
+class Scanned(NamedTuple):
+    """What a chunk gave."""
+
+    trades: Trades
+    """Of the lines that were read."""
+    unusual: list[Line]
+    """Those to be read one by one, blank ones among them."""
+    end: int
+    """The line after the last."""
+
+
+class LineScanner:
+    """Scans the lines of one file.
+
+    Args:
+        columns: Which key is what.
+        options: As in use; `ts_unit` is not `iso`.
+        rows: The slow way of the same file, which knows its feeds.
+    """
+
+    def __init__(self, columns: Columns, options: FileOptions, rows: FlatRows) -> None:
+        self._rows = rows
+        self._symbol = options.symbol if columns.symbol is None else None
+        self._keys = {name: _KINDS[ours] for ours, name in columns.as_dict().items()}
+        if options.identity == "none" and columns.trade_id is not None:
+            self._keys[columns.trade_id] = _SKIP
+        self._scales = np.array(
+            [*_SCALES[options.ts_unit or "us"], *_SCALES.get(options.received_unit or "us", (0, 1))], np.int64
+        )
+        is_maker = rows.is_maker
+        self._words = np.array([_packed(word) for word in _SIDE_WORDS], np.int64)
+        sides = [read_side(word, is_maker=is_maker) for word in _SIDE_WORDS]
+        self._sides = np.array([0 if side is None else 1 if side == "buy" else 2 for side in sides], np.int8)
+        self._slots = np.full(_SLOTS, -1, np.int32)
+        self._arena = np.empty(_ARENA_BYTES, np.uint8)
+        self._bounds = np.zeros(_MAX_SYMBOLS + 1, np.int64)
+        self._symbols = np.zeros(1, np.int64)
+        """How many symbols are interned."""
+        self._codes = np.empty(0, np.int32)
+        """Feed code of each, -1 where it names none."""
+        self._odd: I64 = np.empty((0, 3), np.int64)
+        """Room for (line, begin, end) of the lines that are handed back."""
+        self._layout: _Layout | None = None
+
+    def scan(self, chunk: bytes, first: int) -> Scanned:
+        """Read `chunk`, whole lines of which the first has number `first`."""
+        if not chunk.endswith(b"\n"):
+            chunk += b"\n"
+        if self._layout is None:
+            self._layout = self._learn(chunk[: 1 << 16].split(b"\n")[:_LEARN_LINES])
+        if self._layout is None:
+            lines = [Line(first + i, text.removesuffix(b"\r")) for i, text in enumerate(chunk[:-1].split(b"\n"))]
+            return Scanned(self._trades(_Raw(0), 0), lines, first + len(lines))
+        scanned = self._scan_layout(chunk, first, self._layout)
+        if len(scanned.unusual) > (scanned.end - first) // 2:
+            self._layout = self._learn(line.text for line in scanned.unusual[:_LEARN_LINES]) or self._layout
+        return scanned
+
+    def _scan_layout(self, chunk: bytes, first: int, layout: _Layout) -> Scanned:
+        raw = _Raw(len(chunk) // layout.shortest + 1)
+        if len(self._odd) < len(chunk):
+            self._odd = np.empty((len(chunk), 3), np.int64)
+        good, unusual, end = _scan(
+            np.frombuffer(chunk, np.uint8),
+            first,
+            layout.literals,
+            layout.literal_ends,
+            layout.kinds,
+            self._scales,
+            self._words,
+            self._sides,
+            self._slots,
+            self._arena,
+            self._bounds,
+            self._symbols,
+            raw.symbol,
+            raw.price,
+            raw.size,
+            raw.times,
+            raw.trade_id,
+            raw.side,
+            raw.offset,
+            raw.start,
+            self._odd,
+        )
+        self._intern()
+        lines = [Line(number, chunk[begin:stop].removesuffix(b"\r")) for number, begin, stop in self._odd[:unusual].tolist()]
+        code = self._codes[raw.symbol[:good]]
+        if not good or code.min() >= 0:
+            return Scanned(self._trades(raw, good), lines, end)
+        for i in np.flatnonzero(code < 0).tolist():
+            begin = int(raw.start[i])
+            lines.append(Line(int(raw.offset[i]), chunk[begin : chunk.index(b"\n", begin)].removesuffix(b"\r")))
+        lines.sort()
+        return Scanned(self._trades(raw, good, code >= 0), lines, end)
+
+    def _trades(self, raw: _Raw, count: int, keep: Any = None) -> Trades:
+        chosen: Any = slice(0, count) if keep is None else np.flatnonzero(keep)
+        length = count if keep is None else len(chosen)
+        return Trades(
+            feed=self._codes[raw.symbol[chosen]],
+            ts=raw.times[0][chosen],
+            received_at=raw.times[1][chosen],
+            price=raw.price[chosen],
+            size=raw.size[chosen],
+            trade_id=raw.trade_id[chosen],
+            trade_id_hi=np.zeros(length, np.int64),
+            side=raw.side[chosen],
+            kind=np.zeros(length, np.int8),
+            backfilled=np.zeros(length, np.int8),
+            offset=raw.offset[chosen],
+            row=np.zeros(length, np.int32),
+        )
+
+    def _intern(self) -> None:
+        known, count = len(self._codes), max(int(self._symbols[0]), 1 if self._symbol is not None else 0)
+        if known == count:
+            return
+        new = np.full(count - known, -1, np.int32)
+        for i in range(known, count):
+            text = self._symbol
+            if text is None:
+                text = self._arena[self._bounds[i] : self._bounds[i + 1]].tobytes().decode("ascii")
+            try:
+                new[i - known] = self._rows.feed_of(text)[1]
+            except DataError:
+                continue
+        self._codes = np.concatenate([self._codes, new])
+
+    def _learn(self, lines: Iterable[bytes]) -> _Layout | None:
+        found: Counter[tuple[tuple[bytes, ...], tuple[int, ...]]] = Counter()
+        for text in lines:
+            layout = self._layout_of(text.removesuffix(b"\r"))
+            if layout is not None:
+                found[layout] += 1
+        if not found:
+            return None
+        (literals, kinds), _ = found.most_common(1)[0]
+        return _Layout(literals, kinds)
+
+    def _layout_of(self, text: bytes) -> tuple[tuple[bytes, ...], tuple[int, ...]] | None:
+        try:
+            self._rows.read(json_record(text))
+        except DataError:
+            return None
+        literals, kinds, at, before = [], [], 1, text[:1]
+        while pair := _PAIR.match(text, at):
+            literals.append(before + pair[1])
+            kinds.append(self._keys.get(pair[2][1:-1].decode(errors="replace"), _SKIP))
+            at = pair.end() + 1
+            before = pair[4] + text[pair.end() : at]
+            if text[pair.end() : at] != b",":
+                break
+        used = [kind for kind in kinds if kind != _SKIP]
+        wanted = [kind for kind in self._keys.values() if kind in {_SYMBOL, _PRICE, _SIZE, _TS, _ID}]
+        plain = text.startswith(b"{") and before.endswith(b"}") and at == len(text)
+        if not plain or len(set(used)) < len(used) or not set(wanted) <= set(used) or b"\\" in text:
+            return None
+        keys = [literal.strip(b'{, \t:"') for literal in literals]
+        return ((*literals, before), tuple(kinds)) if len(set(keys)) == len(keys) else None
+
+
+class _Layout:
+    """The bytes between the values of a line, and what the values are."""
+
+    def __init__(self, literals: Sequence[bytes], kinds: Sequence[int]) -> None:
+        self.literals = np.frombuffer(b"".join(literals), np.uint8).copy()
+        self.literal_ends = np.cumsum([len(literal) for literal in literals], dtype=np.int64)
+        self.kinds = np.array(kinds, np.int64)
+        self.shortest = len(self.literals) + len(kinds) + 1
+
+
+class _Raw:
+    """Columns to be filled, for up to `capacity` lines."""
+
+    def __init__(self, capacity: int) -> None:
+        self.symbol = np.empty(capacity, np.int32)
+        self.price = np.empty(capacity, np.float64)
+        self.size = np.empty(capacity, np.float64)
+        self.times = np.empty((2, capacity), np.int64)
+        self.trade_id = np.empty(capacity, np.int64)
+        self.side = np.empty(capacity, np.int8)
+        self.offset = np.empty(capacity, np.int64)
+        self.start = np.empty(capacity, np.int64)
+
+
+def _packed(word: str) -> int:
+    return int.from_bytes(word.encode(), "big")
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _digits(buf: Any, at: Any) -> Any:
+    """Return (value, end) of an unsigned whole number without leading zeros; end = -1 where there is none."""
+    begin = at
+    value: Any = 0
+    while True:
+        digit = np.int64(buf[at]) - 48
+        if digit < 0 or digit > 9:
+            break
+        value = value * 10 + digit
+        at += 1
+    length = at - begin
+    if length == 0 or length > 18 or (buf[begin] == 48 and length > 1):
+        return value, -1
+    return value, at
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _decimal(buf: Any, at: Any) -> Any:
+    """Return (value, end) of a plain decimal; end = -1 where there is none that is exact, and for a negative zero."""
+    is_negative = buf[at] == 45
+    if is_negative:
+        at += 1
+    begin = at
+    mantissa: Any = 0
+    fraction = 0
+    while True:
+        digit = np.int64(buf[at]) - 48
+        if digit < 0 or digit > 9:
+            break
+        mantissa = mantissa * 10 + digit
+        at += 1
+    length = at - begin
+    if length == 0 or (buf[begin] == 48 and length > 1):
+        return 0.0, -1
+    if buf[at] == 46:
+        at += 1
+        point = at
+        while True:
+            digit = np.int64(buf[at]) - 48
+            if digit < 0 or digit > 9:
+                break
+            mantissa = mantissa * 10 + digit
+            at += 1
+        fraction = at - point
+        if fraction == 0:
+            return 0.0, -1
+    if length + fraction > 18 or mantissa >= _EXACT:
+        return 0.0, -1
+    value = np.float64(mantissa) / _POW10[fraction]
+    if is_negative:
+        return (-value, at) if mantissa else (0.0, -1)
+    return value, at
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _text_end(buf: Any, at: Any) -> Any:
+    """Return where the plain ASCII text from `at` on ends (its closing quote); -1 where it is not plain."""
+    while True:
+        byte = buf[at]
+        if byte == 34:
+            return at
+        if byte < 32 or byte == 92 or byte >= 128:
+            return -1
+        at += 1
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _is_null(buf: Any, at: Any) -> Any:
+    return buf[at] == 110 and buf[at + 1] == 117 and buf[at + 2] == 108 and buf[at + 3] == 108
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _word(buf: Any, at: Any) -> Any:
+    """Return (letters packed in lower case, end) of a short word; end = -1 where there is none."""
+    packed: Any = 0
+    for _ in range(7):
+        byte = np.int64(buf[at])
+        if 65 <= byte <= 90:
+            byte += 32
+        if byte < 97 or byte > 122:
+            break
+        packed = packed * 256 + byte
+        at += 1
+    return packed, at if packed else -1
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _skipped(buf: Any, at: Any) -> Any:
+    """Return where a plain value that nobody needs ends; -1 where it is not plain."""
+    if buf[at] == 34:
+        end = _text_end(buf, at + 1)
+        return end + 1 if end >= 0 else -1
+    if _is_null(buf, at):
+        return at + 4
+    if buf[at] == 116 and buf[at + 1] == 114 and buf[at + 2] == 117 and buf[at + 3] == 101:
+        return at + 4
+    _, end = _decimal(buf, at)
+    return end
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _symbol_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: Any, bounds: Any, symbols: Any) -> Any:
+    """Return the number of the symbol in buf[at:end], interning a new one; -1 where there is no room."""
+    length = end - at
+    slot = (hashed ^ (hashed >> 29)) & (len(slots) - 1)
+    while True:
+        code = slots[slot]
+        if code < 0:
+            break
+        begin = bounds[code]
+        if bounds[code + 1] - begin == length:
+            same = True
+            for i in range(length):
+                if arena[begin + i] != buf[at + i]:
+                    same = False
+                    break
+            if same:
+                return np.int64(code)
+        slot = (slot + 1) & (len(slots) - 1)
+    count = symbols[0]
+    begin = bounds[count]
+    if count + 1 >= len(bounds) or begin + length > len(arena):
+        return np.int64(-1)
+    for i in range(length):
+        arena[begin + i] = buf[at + i]
+    bounds[count + 1] = begin + length
+    slots[slot] = count
+    symbols[0] = count + 1
+    return np.int64(count)
+
+
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
+def _scan(
+    buf: Any,
+    line: Any,
+    literals: Any,
+    literal_ends: Any,
+    kinds: Any,
+    scales: Any,
+    words: Any,
+    sides: Any,
+    slots: Any,
+    arena: Any,
+    bounds: Any,
+    symbols: Any,
+    out_symbol: Any,
+    out_price: Any,
+    out_size: Any,
+    out_times: Any,
+    out_id: Any,
+    out_side: Any,
+    out_offset: Any,
+    out_start: Any,
+    odd: Any,
+) -> Any:
+    """Return (lines read, lines handed back, number of the line after the last); `buf` ends with a newline."""
+    total = len(buf)
+    fields = len(kinds)
+    start = 0
+    good = 0
+    unusual = 0
+    side: Any = 0
+    while start < total:
+        at = start
+        symbol, price, size, ts, received, trade_id, side = 0, 0.0, 0.0, 0, NO_TIME, 0, 0
+        literal = 0
+        for field in range(fields + 1):
+            stop = literal_ends[field]
+            while literal < stop and buf[at] == literals[literal]:
+                literal += 1
+                at += 1
+            if literal < stop:
+                at = -1
+                break
+            if field == fields:
+                break
+            kind = kinds[field]
+            quoted = buf[at] == 34
+            if quoted:
+                at += 1
+            if kind == _SYMBOL:
+                if not quoted:
+                    at = -1
+                    break
+                begin = at
+                hashed = np.int64(1)
+                while True:
+                    byte = buf[at]
+                    if byte == 34 or byte < 32 or byte == 92 or byte >= 128:
+                        break
+                    hashed = (hashed ^ np.int64(byte)) * _PRIME
+                    at += 1
+                if buf[at] != 34:
+                    at = -1
+                    break
+                symbol = _symbol_code(buf, begin, at, hashed, slots, arena, bounds, symbols)
+                if symbol < 0:
+                    at = -1
+                    break
+            elif kind == _PRICE:
+                price, at = _decimal(buf, at)
+            elif kind == _SIZE:
+                size, at = _decimal(buf, at)
+            elif kind == _TS:
+                ts, at = _digits(buf, at)
+                if ts > 9_000_000_000_000_000_000 // scales[0]:
+                    at = -1
+                ts = ts * scales[0] // scales[1]
+            elif kind == _ID:
+                trade_id, at = _digits(buf, at)
+            elif kind == _RECEIVED:
+                if not quoted and _is_null(buf, at):
+                    at += 4
+                else:
+                    received, at = _digits(buf, at)
+                    if scales[2] == 0 or received > 9_000_000_000_000_000_000 // max(scales[2], 1):
+                        at = -1
+                    received = received * scales[2] // scales[3]
+            elif kind == _SIDE:
+                packed, at = _word(buf, at)
+                if at >= 0:
+                    found = -1
+                    for i in range(len(words)):
+                        if words[i] == packed:
+                            found = i
+                    if found < 0 or (found >= 6) == quoted:
+                        at = -1
+                    elif quoted:
+                        side = np.int64(sides[found])
+                    else:
+                        side = 2 if found == 6 else 1
+            elif kind == _CONDITIONS:
+                at = at + 4 if not quoted and _is_null(buf, at) else -1
+            else:
+                at = _skipped(buf, at - 1 if quoted else at)
+                quoted = False
+            if at < 0:
+                break
+            if quoted:
+                if buf[at] != 34:
+                    at = -1
+                    break
+                at += 1
+        if at >= 0 and buf[at] == 13:
+            at += 1
+        if at >= 0 and buf[at] == 10:
+            out_symbol[good] = symbol
+            out_price[good] = price
+            out_size[good] = size
+            out_times[0, good] = ts
+            out_times[1, good] = received
+            out_id[good] = trade_id
+            out_side[good] = side
+            out_offset[good] = line
+            out_start[good] = start
+            good += 1
+            start = at + 1
+        else:
+            at = start
+            while buf[at] != 10:
+                at += 1
+            odd[unusual, 0] = line
+            odd[unusual, 1] = start
+            odd[unusual, 2] = at
+            unusual += 1
+            start = at + 1
+        line += 1
+    return good, unusual, line

@@ -1,0 +1,107 @@
+"""kill -9 at random moments: the tables come out as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.standard_work import write
+
+QUICK = {"TICKHOUSE_ENGINE__COMMIT_EVERY": "50ms", "TICKHOUSE_ENGINE__SNAPSHOT_EVERY": "300ms"}
+
+
+def tickhouse(*words: str | Path, **popen: object) -> subprocess.Popen[bytes]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tickhouse", *map(str, words)],
+        env={**os.environ, **QUICK},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **popen,  # type: ignore[arg-type]
+    )
+
+
+def finish(process: subprocess.Popen[bytes], timeout_s: float = 120) -> bytes:
+    """Wait for a clean end and return what was printed."""
+    out, err = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, err.decode()
+    return out
+
+
+def digests(house: Path) -> dict[str, str]:
+    """Return the digests of a house whose every number is proven and whose balance holds."""
+    report = json.loads(finish(tickhouse("verify", "--house", house, "--json")))
+    assert report["ok"], report
+    assert report["balance"]["repeated_causes"] == 0
+    digests: dict[str, str] = report["digests"]
+    return digests
+
+
+def killed_replays(tmp_path: Path, kills: int, lines: int, seed: int) -> None:
+    """Kill a replay at random moments, let the last one finish, and compare with an undisturbed one."""
+    dice = random.Random(seed)
+    recorded = tmp_path / "market.ndjson"
+    write(recorded, lines, 20, seed)
+    finish(tickhouse("replay", recorded, "--house", tmp_path / "calm"))
+    again = ["replay", recorded, "--house", tmp_path / "killed", "--json"]
+    killed = 0
+    speed = lines * 0.0072 / 2.5
+    for _ in range(kills):
+        process = tickhouse(*again, "--speed", str(speed))
+        time.sleep(1.0 + dice.uniform(0, 3.0))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(tickhouse(*again))
+    assert killed, "every process had ended before its kill: the test shows nothing"
+    assert digests(tmp_path / "killed") == digests(tmp_path / "calm")
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_replay_ends_with_the_same_tables(tmp_path: Path) -> None:
+    killed_replays(tmp_path, kills=5, lines=100_000, seed=1)
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_live_run_proves_every_number(tmp_path: Path) -> None:
+    dice = random.Random(2)
+    house = tmp_path / "live"
+    for _ in range(3):
+        process = tickhouse("run", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms")
+        time.sleep(2.0 + dice.uniform(0, 2.0))
+        assert process.poll() is None, process.communicate()[1].decode()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(tickhouse("run", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms", "--duration", "2s"))
+    report = json.loads(finish(tickhouse("verify", "--house", house, "--json")))
+    assert report["ok"], report
+    assert report["balance"]["received"] > 100
+    assert report["balance"]["received"] == sum(report["balance"][name] for name in ("accepted", "duplicate", "rejected"))
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_commits_and_leaves_in_two_seconds(tmp_path: Path) -> None:
+    process = tickhouse("run", "--house", tmp_path / "live", "--source", "synthetic", "--json")
+    time.sleep(6.0)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    summary = json.loads(finish(process, 10))
+    assert time.monotonic() - began < 2.0
+    assert summary["accepted"] > 100
+    shown = finish(tickhouse("query", "select count(*) as n from silver.trades", "--house", tmp_path / "live", "--json"))
+    assert json.loads(shown)[0]["n"] == summary["accepted"]
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(10))
+def test_fifty_kills_change_no_row(tmp_path: Path, seed: int) -> None:
+    killed_replays(tmp_path, kills=5, lines=200_000, seed=100 + seed)

@@ -1,0 +1,36 @@
+"""Each heavy library has its place: nothing else imports it, so it can be changed in one place and loads only where needed."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tickhouse
+
+SOURCE = Path(tickhouse.__file__).parent
+PLACES = {
+    "aiohttp": ("sources",),
+    "deltalake": ("sinks",),
+    "duckdb": ("history", "serving"),
+    "numba": ("kernel", "sources/scanner", "runs"),
+    "talib": ("indicators", "indicator_specs", "quality"),
+    "typer": ("cli",),
+    "rich": ("cli", "screen"),
+    "zstandard": ("sources", "journal/frames"),
+}
+
+
+@pytest.mark.parametrize("library", PLACES)
+def test_a_heavy_library_is_imported_in_its_place_only(library: str) -> None:
+    found = set()
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            if any(name.split(".")[0] == library for name in names):
+                found.add(file.relative_to(SOURCE).with_suffix("").as_posix())
+    assert found, f"{library} is imported nowhere: take it out of PLACES"
+    assert all(place.startswith(PLACES[library]) for place in found), found
