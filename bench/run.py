@@ -32,7 +32,7 @@ from check import compare
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Contender", "Run"]
+__all__ = ["KEPT", "Contender", "Run", "machine"]
 
 HERE = Path(__file__).parent
 KEPT = HERE.parent / ".bench"
@@ -107,7 +107,8 @@ def _missing(contender: Contender) -> str | None:
     return None
 
 
-def _machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int]:
+    """Return what ran it: processor, cores, system, Python."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -211,15 +212,15 @@ def main() -> None:
     contenders = [contender for contender in CONTENDERS if not wanted or contender.name in wanted]
     file = _input(given.n, given.symbols, given.seed)
     runs, absent = _race(contenders, file, given.repeat, console)
-    machine, date = _machine(), datetime.now(UTC).isoformat(timespec="seconds")
+    host, date = machine(), datetime.now(UTC).isoformat(timespec="seconds")
     title = (
         f"The standard work: {given.n:,} lines, {given.symbols:,} symbols, median of {given.repeat}\n"
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}, {date}"
+        f"{host['cpu']}, {host['cores']} cores, {host['system']}, Python {host['python']}, {date}"
     )
     Console(width=None if sys.stdout.isatty() else 150).print(_table(given.n, contenders, runs, absent, title))
     results = {
         "date": date,
-        "machine": machine,
+        "machine": host,
         "input": {"n": given.n, "symbols": given.symbols, "seed": given.seed},
         "absent": absent,
         "runs": {name: [run._asdict() for run in each] for name, each in runs.items()},

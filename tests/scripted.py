@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from tickhouse.history import LakeHistory
-from tickhouse.sinks.lake import LakeTables
 
 from tickhouse.columns import TradesBuilder
+from tickhouse.history import LakeHistory
 from tickhouse.model import Batch, Beats, Event, Feed, Feeds, Rejected, Trade
 from tickhouse.pipeline import Pipeline
 from tickhouse.rules import Rules
+from tickhouse.sinks.lake import LakeTables
 from tickhouse.tables import TABLES
 
 __all__ = ["BTC", "MINUTE", "SECOND", "T0", "Script", "feed", "rows_of", "run"]

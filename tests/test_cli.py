@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import polars as pl
 import pytest
+
+from tickhouse.cli import main
 
 NDJSON = "".join(
     f'{{"s":"BINANCE:BTCUSDT","p":{100 + k % 7},"t":{1_768_516_200_000 + 500 * k},"v":0.5,"id":{k}}}\n' for k in range(1200)
 )
 
 
+def printed(*words: str | Path) -> str:
+    """Run the command line, which finds something wrong; return what it printed."""
+    out = io.StringIO()
+    with patch.object(sys, "argv", ["tickhouse", *map(str, words)]), redirect_stdout(out), pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    return out.getvalue()
+
+
 def tickhouse(*words: str | Path, code: int = 0) -> str:
-    """Run the command line; return what it printed (standard error where it must fail)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tickhouse", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stderr if code else done.stdout
+    """Run the command line in this process; return what it printed (standard error where it must fail)."""
+    out, err = io.StringIO(), io.StringIO()
+    with patch.object(sys, "argv", ["tickhouse", *map(str, words)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as leave:
+            ended = leave.code or 0
+        else:
+            ended = 0
+    assert ended == code, out.getvalue() + err.getvalue()
+    return err.getvalue() if code else out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +93,7 @@ def test_verify_proves_and_finds_what_was_changed(tmp_path: Path) -> None:
     [file] = [path for path in (tmp_path / "house/lake/gold/bars").rglob("*.parquet") if "checkpoint" not in path.name]
     bars = pl.read_parquet(file, hive_partitioning=False)
     bars.with_columns(close=pl.col("close") + 0.01).write_parquet(file)
-    found = json.loads(
-        subprocess.run(
-            [sys.executable, "-m", "tickhouse", "verify", "--house", tmp_path / "house", "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-    )
+    found = json.loads(printed("verify", "--house", tmp_path / "house", "--json"))
     assert not found["ok"]
     assert found["differences"][0]["table"] == "gold.bars"
 
@@ -102,7 +114,7 @@ def test_the_position_in_bytes_of_a_compacted_house_is_the_same(tmp_path: Path) 
         (["replay", "nothing.ndjson"], "nothing.ndjson: no such file"),
         (["replay", "--speed", "fast", __file__], "use max"),
         (["replay", "--columns", "price", __file__], "our name=theirs"),
-        (["run", "--source", "binanse"], "did you mean binance?"),
+        (["run", "--source", "binanse"], "did you mean 'binance'?"),
         (["config", "--config", "none.toml"], "none.toml does not exist"),
         (["frobnicate"], "No such command"),
     ],
@@ -172,16 +184,6 @@ def test_times_in_the_wrong_unit_stop_the_replay_with_a_hint(tmp_path: Path) -> 
 
 def test_doctor_and_plugins_answer(house: Path) -> None:
     assert "binance" in tickhouse("plugins")
-    found = {
-        one["what"]: one
-        for one in json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "tickhouse", "doctor", "--house", house, "--json"],
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stdout
-        )
-    }
+    found = {one["what"]: one for one in json.loads(printed("doctor", "--house", house, "--json"))}
     assert found["house"]["ok"]
     assert found["lake"]["ok"]

@@ -90,9 +90,7 @@ def replay(
     ],
     house: HouseDir = DEFAULT_HOUSE,
     config: ConfigFile = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Our name=theirs, e.g. symbol=s,price=p,size=v,ts=t,trade_id=id.")
-    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Our name=theirs, e.g. symbol=s,price=p,size=v,ts=t,trade_id=id.")] = None,
     ts_unit: Annotated[
         str | None, typer.Option(help="s, ms, us or ns; default: by the size of the first number, printed.")
     ] = None,
@@ -166,6 +164,7 @@ def query(
 @app.command("verify")
 def verify_command(
     house: HouseDir = DEFAULT_HOUSE,
+    day: Annotated[str | None, typer.Option(help="Compare only this UTC day, YYYY-MM-DD.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recompute silver and gold from what was received, by a second reading of the rules, and compare byte for byte.
@@ -175,7 +174,7 @@ def verify_command(
     from tickhouse import screen
 
     with _progress("verifying", shown=not as_json) as show:
-        report = _reading(house).verify(show)
+        report = _reading(house).verify(show, _day(day))
     data = report.to_json()
     if as_json:
         _print_json(data)
@@ -203,7 +202,7 @@ def compact(
     from tickhouse import runs
 
     settings = _settings(config, {"lake.layout": layout})
-    result = runs.compact(_house(house), settings, day)
+    result = runs.compact(_house(house), settings, _day(day))
     if as_json:
         _print_json(result)
     else:
@@ -266,26 +265,24 @@ def main() -> None:
 
     configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        app()
     except TickhouseError as error:
         print(f"tickhouse: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # the boundary between us and the shell
-        import click
 
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(error.exit_code)
-        if isinstance(error, click.exceptions.Exit):
-            sys.exit(error.exit_code)
-        raise
+
+def _day(text: str | None) -> Any:
+    import datetime as dt
+
+    try:
+        return None if text is None else dt.date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--day {text}: write the day as YYYY-MM-DD") from None
 
 
 def _house(path: Path) -> Any:

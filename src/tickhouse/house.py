@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -135,18 +136,19 @@ class House:
         """Run a read-only query over tables named `bronze.trades`, `silver.trades`, `gold.bars`, ..."""
         return self.queries.sql(query, **options)
 
-    def verify(self, progress: Callable[[float, float], None] | None = None) -> Report:
+    def verify(self, progress: Callable[[float, float], None] | None = None, day: date | None = None) -> Report:
         """Recompute silver and gold from bronze and compare; see `quality.verify.verify`.
 
         Args:
             progress: Called with (trades done, trades in all), now and then.
+            day: Only the rows of this UTC day.
         """
         self.must_exist()
         store = _Stored(self)
         if progress is None:
-            return verify(store)
+            return verify(store, day=day)
         total = store.trades()
-        return verify(store, progress=lambda done: progress(done, total))
+        return verify(store, day=day, progress=lambda done: progress(done, total))
 
     # Writing.
 

@@ -98,6 +98,11 @@ class Heartbeats:
         """Return how long to wait until the time of the house has reached the last heartbeat; 0 where it has."""
         return max(0, self.last - self.now())
 
+    def is_quiet(self) -> bool:
+        """Say that neither a heartbeat is due nor the wall clock has jumped: the answer nearly always, so it is quick."""
+        now = self._base + self._clock.monotonic()
+        return now < self.last + HEARTBEAT_US and self._clock.wall() - now <= JUMP_US
+
     def step(self) -> tuple[int, int] | None:
         """Follow a jump of the wall clock (a suspend, a correction); return (from, to) where there was one."""
         wall, now = self._clock.wall(), self.now()
@@ -137,6 +142,8 @@ class IngestCore:
 
     def tick(self) -> None:
         """Append the heartbeats that are due; called before every record, and at every quarter second."""
+        if self.heartbeats.is_quiet():
+            return
         jump = self.heartbeats.step()
         # The house was down until now: what passed since the journal's last heartbeat is one step, not thousands.
         for beat in self.heartbeats.due(jumped=jump is not None or not self._started):

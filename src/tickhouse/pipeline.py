@@ -142,7 +142,7 @@ class Pipeline:
         self._catching_up = catching_up
         pieces: list[tuple[str, pa.Table]] = []
         judged: list[tuple[Rejected, int]] = []
-        for trades, beats, event in _between_events(batch):
+        for trades, beats, event in _pieces(batch, self._repeats(batch.trades)):
             self._step(trades, beats, pieces, judged)
             if event is not None:
                 self._turn(event, pieces)
@@ -190,18 +190,29 @@ class Pipeline:
         self.counts.bars += len(issued.start)
         self.counts.revisions += int((issued.revision > 0).sum())
 
-    def _look_up_backfill(self, trades: Trades) -> None:
-        """Rule R1: a backfilled trade with a unique id is looked up in everything stored."""
+    def _asked(self, trades: Trades) -> I64:
+        """Return which trades rule R1 looks up in everything stored: backfilled ones with a unique id."""
         if not trades.backfilled.any():
-            return
+            return np.zeros(0, np.int64)
         unique = np.array([feed.identity == "unique" for feed in self.feeds.feeds], np.bool_)
-        asked = np.flatnonzero((trades.backfilled != 0) & unique[trades.feed])
+        return np.flatnonzero((trades.backfilled != 0) & unique[trades.feed])
+
+    def _repeats(self, trades: Trades) -> list[int]:
+        """Return which of those repeat an id of this very batch: History must have the earlier ones by then."""
+        asked = self._asked(trades)
+        if not len(asked):
+            return []
+        ids = np.stack([self._names.instrument(trades.feed).astype(np.int64), trades.trade_id, trades.trade_id_hi])
+        _, first = np.unique(ids, axis=1, return_index=True)
+        return [int(i) for i in np.setdiff1d(asked, first)]
+
+    def _look_up_backfill(self, trades: Trades) -> None:
+        asked = self._asked(trades)
         known: list[int] = []
         for code in np.unique(trades.feed[asked]):
             index = asked[trades.feed[asked] == code]
             ids = [_venue_id(trades, int(i)) for i in index]
-            first = int(index[0])
-            before = Cause(self.partition, int(trades.offset[first]), int(trades.row[first]))
+            before = Cause(self.partition, int(trades.offset[0]), int(trades.row[0]))
             stored = self._history.known_ids(self.feeds.feeds[code].instrument, ids, before)
             known += [int(i) for i, trade_id in zip(index, ids, strict=True) if trade_id in stored]
         if known:
@@ -245,16 +256,20 @@ class Pipeline:
             ))  # fmt: skip
 
 
-def _between_events(batch: Batch) -> Iterator[tuple[Trades, Beats, Event | None]]:
-    """Cut a batch where an event may move the kernel; one piece where none does."""
+def _pieces(batch: Batch, repeats: list[int]) -> Iterator[tuple[Trades, Beats, Event | None]]:
+    """Cut a batch where an event may move the kernel, or History must catch up; one piece where neither is so."""
     turning = [event for event in batch.events if event.event in {"new_ids", "refilled"}]
-    if not turning:
+    if not turning and not repeats:
         yield batch.trades, batch.beats, None
         return
+    borders: list[tuple[int, int, Event | None]] = [
+        (event.at, _beats_before(batch.beats, event.offset, event.row), event) for event in turning
+    ]
+    trades = batch.trades
+    borders += [(i, _beats_before(batch.beats, int(trades.offset[i]), int(trades.row[i])), None) for i in repeats]
+    borders.sort(key=lambda border: border[:2])
     begin_trade = begin_beat = 0
-    for event in [*turning, None]:
-        end_trade = len(batch.trades) if event is None else event.at
-        end_beat = len(batch.beats) if event is None else _beats_before(batch.beats, event.offset, event.row)
+    for end_trade, end_beat, event in [*borders, (len(trades), len(batch.beats), None)]:
         index: I64 = np.arange(begin_trade, end_trade, dtype=np.int64)
         cut = slice(begin_beat, end_beat)
         beats = replace(
@@ -264,7 +279,7 @@ def _between_events(batch: Batch) -> Iterator[tuple[Trades, Beats, Event | None]
             offset=batch.beats.offset[cut],
             row=batch.beats.row[cut],
         )
-        yield take_trades(batch.trades, index), beats, event
+        yield take_trades(trades, index), beats, event
         begin_trade, begin_beat = end_trade, end_beat
 
 

@@ -44,7 +44,7 @@ def remake(remakes: Remakes, history: TradeHistory, feeds: Feeds, partition: int
         trades.sort(key=_canonical)
         prices = [trade["price"] for trade in trades]
         first, last = trades[0], trades[-1]
-        has_ids = first["trade_id"] is not None
+        has_ids = first["trade_id"] is not None and last["trade_id"] is not None
         rows.append((
             remakes.instrument[i], remakes.level[i], start, end,
             sum(trade["clock"] >= end + lateness_us for trade in trades),

@@ -174,7 +174,7 @@ def _choose(settings: Settings, symbols: Sequence[str] | None) -> tuple[list[Sou
         asyncio.run(asyncio.wait_for(binance.check(), _REACHABLE_S))
     except (TickhouseError, TimeoutError) as error:
         reason = str(error) or f"no answer in {_REACHABLE_S:g} s"
-        why = f"Binance's public stream cannot be reached: {reason}; this is the built-in SYNTHETIC market, no real prices"
+        why = f"the built-in SYNTHETIC market, no real prices; Binance cannot be reached: {reason}"
         return [_source("synthetic", settings, None)], "synthetic", why
     return [binance], "binance", "Binance's public trade stream"
 
@@ -337,17 +337,13 @@ def _multiple(speed: str) -> float | None:
     return multiple
 
 
-def compact(house: House, settings: Settings, day: str | None) -> dict[str, dict[str, int]]:
+def compact(house: House, settings: Settings, day: date | None) -> dict[str, dict[str, int]]:
     """Close days of the lake; return by table how many files there were and are."""
     house.must_exist()
     kind = house.kind
     assert kind is not None
-    try:
-        chosen = None if day is None else date.fromisoformat(day)
-    except ValueError:
-        raise ConfigError(f"--day {day}: write the day as YYYY-MM-DD") from None
     with house.writing(kind):
-        return house.lake().compact(chosen, settings.lake.layout)
+        return house.lake().compact(day, settings.lake.layout)
 
 
 def doctor(house: House, settings: Settings) -> list[tuple[str, bool, str]]:

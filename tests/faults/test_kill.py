@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from bench.standard_work import write
 
 QUICK = {"TICKHOUSE_ENGINE__COMMIT_EVERY": "50ms", "TICKHOUSE_ENGINE__SNAPSHOT_EVERY": "300ms"}

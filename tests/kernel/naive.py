@@ -16,7 +16,11 @@ def window(rules, venue, level, ts):
     zone = dict(rules.timezones).get(venue)
     if rules.intervals[level] != "1d" or zone is None:
         return ts // step * step, ts // step * step + step
-    date = (EPOCH + timedelta(microseconds=ts)).astimezone(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    date = (
+        (EPOCH + timedelta(microseconds=ts))
+        .astimezone(ZoneInfo(zone))
+        .replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    )
     tomorrow = (date.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=ZoneInfo(zone))
     micro = timedelta(microseconds=1)
     return (date.astimezone(UTC) - EPOCH) // micro, (tomorrow.astimezone(UTC) - EPOCH) // micro
@@ -58,7 +62,11 @@ class Naive:
             return 3
         if not (math.isfinite(trade["size"]) and (trade["size"] == 0 or 1e-18 <= trade["size"] <= 1e15)):
             return 4
-        if not datetime(1990, 1, 1, tzinfo=UTC) <= EPOCH + timedelta(microseconds=trade["ts"]) < datetime(2100, 1, 1, tzinfo=UTC):
+        if (
+            not datetime(1990, 1, 1, tzinfo=UTC)
+            <= EPOCH + timedelta(microseconds=trade["ts"])
+            < datetime(2100, 1, 1, tzinfo=UTC)
+        ):
             return 5
         if self.clock is None or trade["ts"] > self.clock + 5_000_000:
             return 6
@@ -72,7 +80,9 @@ class Naive:
                 return 8 if trade["ts"] < min(times) - 60_000_000 or trade["ts"] > max(times) + 60_000_000 else 1
             ids = self.ids[instrument]
             if ids and number > max(ids) + 1 and not trade["backfilled"]:
-                self.pending.append((self.clock + self.rules.lateness_us, instrument, self.epoch[instrument], max(ids) + 1, number - 1))
+                self.pending.append(
+                    (self.clock + self.rules.lateness_us, instrument, self.epoch[instrument], max(ids) + 1, number - 1)
+                )
             ids[number] = trade["ts"]
             for gap in list(self.tracked):
                 if gap[0] == instrument and gap[2] <= number <= gap[3] and all(k in ids for k in range(gap[2], gap[3] + 1)):
@@ -93,7 +103,9 @@ class Naive:
             instrument = self.feeds.instrument_of[trade["feed"]]
             feed = self.feeds.feeds[trade["feed"]]
             order = (trade["offset"], trade["row"]) if feed.identity == "none" else (0, trade["id"])
-            self.accepted[instrument].append({**trade, "clock": self.clock, "order": (trade["ts"], *order), "ids": feed.identity != "none"})
+            self.accepted[instrument].append(
+                {**trade, "clock": self.clock, "order": (trade["ts"], *order), "ids": feed.identity != "none"}
+            )
             for level in range(len(self.rules.intervals)):
                 start, end = window(self.rules, feed.venue, level, trade["ts"])
                 final = end + self.rules.lateness_us

@@ -23,7 +23,18 @@ FIELDS = {
 
 
 def trade(feed, ts, number=0, price=100.0, size=1.0, **more):
-    return {"feed": feed, "ts": ts, "price": price, "size": size, "id": number, "kind": 0, "backfilled": 0, "offset": 0, "row": 0, **more}
+    return {
+        "feed": feed,
+        "ts": ts,
+        "price": price,
+        "size": size,
+        "id": number,
+        "kind": 0,
+        "backfilled": 0,
+        "offset": 0,
+        "row": 0,
+        **more,
+    }
 
 
 def beat(clock):
@@ -136,7 +147,11 @@ def random_records(seed, count, pace=400_000):
             clock = now // 250_000 * 250_000
             records.append(beat(clock))
         code = int(rng.choice([0, 0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4, 5], 1)[0])
-        ts = now - int(rng.choice([0, 2_000_000, 90_000_000, 4_000_000_000, 90_000_000_000, -4_000_000], p=[0.8, 0.08, 0.06, 0.03, 0.02, 0.01]))
+        ts = now - int(
+            rng.choice(
+                [0, 2_000_000, 90_000_000, 4_000_000_000, 90_000_000_000, -4_000_000], p=[0.8, 0.08, 0.06, 0.03, 0.02, 0.01]
+            )
+        )
         next_id[code] += int(rng.choice([1, 2, 5], p=[0.85, 0.1, 0.05]))
         number = next_id[code] if rng.random() < 0.8 else int(rng.integers(max(1000, next_id[code] - 30), next_id[code] + 1))
         price = float(np.round(100 * np.exp(rng.normal(0, 0.01)), int(rng.integers(0, 4))))

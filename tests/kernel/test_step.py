@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from tests.kernel.naive import Naive
 from tests.kernel.stream import FEEDS, T0, Fed, batch, beat, columns, naively, numbered, random_records, trade
 from tickhouse.errors import ConfigError, SchemaMismatchError
 from tickhouse.kernel.step import Kernel
-from tickhouse.model import NO_TIME, Feeds
+from tickhouse.model import NO_TIME, Feed, Feeds
 from tickhouse.rules import Rules
+
+pytestmark = pytest.mark.timeout(300)  # the first test compiles the loops
 
 SMALL = Rules(detector="zscore(8,2.5)")
 RULES = [
@@ -21,10 +24,11 @@ RULES = [
     Rules(intervals=("1s", "5s", "1m", "1h", "1d"), indicator_intervals=(), detector="zscore(8,3)", lateness_us=2_500_000),
     Rules(intervals=("1m",), lateness_us=0, detector="zscore(3,2)"),
     Rules(intervals=("1d",), indicator_intervals=("1d",), detector="zscore(5,1)"),
+    Rules(intervals=("1h", "1d"), indicator_intervals=(), timezones=()),
 ]
 
 
-@pytest.mark.parametrize("rules", RULES, ids=["default", "seconds", "no lateness", "days"])
+@pytest.mark.parametrize("rules", RULES, ids=["default", "seconds", "no lateness", "days", "no zones"])
 @pytest.mark.parametrize("seed", range(4))
 def test_kernel_gives_what_the_rules_say_read_naively(rules, seed):
     records = random_records(seed, 700)
@@ -53,7 +57,7 @@ def test_cut_and_restored_anywhere_gives_the_same(seed):
     cut = Fed(SMALL)
     rng = np.random.default_rng(seed)
     borders = sorted({0, len(records), *rng.integers(0, len(records), 40).tolist()})
-    for begin, end in zip(borders, borders[1:], strict=False):
+    for begin, end in pairwise(borders):
         cut.feed(records[begin:end])
         if rng.random() < 0.5:
             cut.turn_over()
@@ -70,7 +74,8 @@ def test_one_record_at_a_time_gives_the_same():
 
 
 def test_uncompiled_gives_the_same():
-    program = "import hashlib; from tests.kernel.stream import *; from tickhouse.rules import Rules;" + (
+    program = (
+        "import hashlib; from tests.kernel.stream import *; from tickhouse.rules import Rules;"
         "fed = Fed(Rules(detector='zscore(8,2.5)')).feed(random_records(5, 250));"
         "print(hashlib.sha256(repr(fed.given).encode() + fed.kernel.snapshot()).hexdigest())"
     )
@@ -191,3 +196,19 @@ def test_empty_batch_changes_nothing():
     before = kernel.snapshot()
     assert len(kernel.feed(columns([]), batch([])[1]).verdict) == 0
     assert kernel.snapshot() == before
+
+
+def test_more_bars_at_once_than_there_is_room_for_are_all_issued():
+    feeds = Feeds([Feed("b", "BINANCE", f"C{k}-USDT", "trade", "contiguous", f"C{k}USDT") for k in range(700)])
+    records = [beat(T0), *(trade(k, T0, 1, price=1.0 + k) for k in range(700)), beat(T0 + 172_800_000_000)]
+    fed = Fed(Rules(), feeds).feed(numbered(records))
+    assert sorted((bar[0], bar[1], bar[5]) for bar in fed.bars) == [
+        (k, level, 1.0 + k) for k in range(700) for level in range(5)
+    ]
+    assert [bar[15] for bar in fed.bars] == sorted(bar[15] for bar in fed.bars)
+
+
+def test_late_trade_in_a_jump_of_the_clock_is_issued_once():
+    records = [beat(T0), trade(0, T0, 1), beat(T0 + 600_000_000), trade(0, T0, 2), trade(0, T0, 3), beat(T0 + 900_000_000)]
+    fed = Fed(Rules(intervals=("1m",))).feed(numbered(records))
+    assert [(bar[4], bar[11]) for bar in fed.bars] == [(0, 1), (2, 3)]

@@ -73,9 +73,8 @@ def assert_same(
     for name in names:
         shown = columns or TABLES[name].schema.names
         one, other = (side[name].select(shown).sort(shown, nulls_last=True) for side in (left, right))
-        assert one.equals(other), (
-            f"{name}:\n{one.join(other, on=shown, how='anti', nulls_equal=True)}\n--\n{other.join(one, on=shown, how='anti', nulls_equal=True)}"
-        )
+        only_one, only_other = (a.join(b, on=shown, how="anti", nulls_equal=True) for a, b in ((one, other), (other, one)))
+        assert one.equals(other), f"{name}:\n{only_one}\n--\n{only_other}"
 
 
 @FEW

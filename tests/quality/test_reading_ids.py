@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from tickhouse.rules import Rules
+
 
 def states(bronze, clock: float) -> list[tuple]:
     rows = bronze.rows_of("gold.gaps", clock)
@@ -123,6 +125,16 @@ def test_r14_a_hole_still_there_after_the_lateness_opens_a_gap(bronze):
     bronze.trade(100, 5)
     assert states(bronze, 109.75) == []
     assert states(bronze, 110) == [(0, 2, 4, "open", 110)]
+
+
+def test_r14_without_lateness_the_next_heartbeat_opens_a_gap(bronze):
+    rules = Rules(lateness_us=0)
+    bronze.trade(100, 1)
+    bronze.trade(100, 4)
+    bronze.trade(100, 3)
+    assert bronze.rows_of("gold.gaps", 100, rules) == []
+    rows = bronze.rows_of("gold.gaps", 100.25, rules)
+    assert [(row["first_missing_id"], row["last_missing_id"], row["clock"]) for row in rows] == [(2, 2, 100)]
 
 
 def test_r14_what_was_filled_in_time_is_no_gap(bronze):

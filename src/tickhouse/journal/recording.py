@@ -55,7 +55,7 @@ class Recording:
         """Open the journal of the house in folder `path`, or begin one.
 
         Args:
-            path: The house's folder.
+            path: The house's folder, or the journal's file in it (`*.db`).
             rules: Those of a new house; an old one must have the same. None = whatever the house was made with.
             open_file: Opens recorded files.
             read_only: Change nothing; for those who follow a house that another process writes.
@@ -64,11 +64,11 @@ class Recording:
             ConfigError: the house has a live journal, or there is none to read.
             SchemaMismatchError: the house was made with other rules.
         """
-        file = path / JOURNAL_FILE
+        file = journal_file(path)
         if read_only and not file.is_file():
             raise ConfigError(f"there is no journal at {file}; begin one with `tickhouse replay FILES --house {path}`")
         if not read_only:
-            path.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
         uri = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
         database = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
         journal = cls(database, file, open_file, read_only=read_only)

@@ -29,7 +29,7 @@ from tickhouse.kernel.state import (
     Record,
     Settings,
     State,
-    compiled,
+    inner,
     mixed,
 )
 from tickhouse.rules import REVISION_STEP_US
@@ -42,7 +42,7 @@ _SLOT, _ORDINAL = 0, 1
 """Columns of `State.dirty`."""
 
 
-@compiled
+@inner
 def window_of(settings: Settings, zone: int, level: int, ts: int) -> tuple[int, int, int]:
     """Return (ordinal, start, end) of the bar that covers `ts`."""
     if zone >= 0 and level == settings.zoned:
@@ -61,12 +61,12 @@ def window_of(settings: Settings, zone: int, level: int, ts: int) -> tuple[int, 
     return ordinal, ordinal * interval, (ordinal + 1) * interval
 
 
-@compiled
+@inner
 def place_bar(
     state: State, settings: Settings, instrument: int, level: int, ordinal: int, start: int, end: int, is_open: bool
 ) -> int:
     """Return the slot of a bar, made empty where it is new; -1 where a newer bar has it."""
-    slot = instrument * settings.stride + settings.levels[level, SLOT] + ordinal % settings.levels[level, SLOTS]
+    slot: int = instrument * settings.stride + settings.levels[level, SLOT] + ordinal % settings.levels[level, SLOTS]
     bar = state.bars[slot]
     if bar["ordinal"] == ordinal:
         return slot
@@ -97,7 +97,7 @@ def place_bar(
     return slot
 
 
-@compiled
+@inner
 def add_trade(
     bar: Record,
     limbs: Array,
@@ -121,17 +121,15 @@ def add_trade(
             _set_close(bar, ts, key, number, numeric, price)
         if ts <= bar["open_ts"] and _before(ts, key, number, bar["open_ts"], bar["open_key"], bar["open_id"]):
             _set_open(bar, ts, key, number, numeric, price)
-        if price > bar["high"]:
-            bar["high"] = price
-        if price < bar["low"]:
-            bar["low"] = price
+        bar["high"] = max(bar["high"], price)
+        bar["low"] = min(bar["low"], price)
     bar["trades"] += 1
     if size_bits > 0:
         add_volume(limbs, slot, size_bits)
         add_notional(limbs, slot, value_bits)
 
 
-@compiled
+@inner
 def _before(ts: int, key: int, number: int, other_ts: int, other_key: int, other_number: int) -> bool:
     if ts != other_ts:
         return ts < other_ts
@@ -140,7 +138,7 @@ def _before(ts: int, key: int, number: int, other_ts: int, other_key: int, other
     return number < other_number
 
 
-@compiled
+@inner
 def _set_open(bar: Record, ts: int, key: int, number: int, numeric: int, price: float) -> None:
     bar["open_ts"] = ts
     bar["open_key"] = key
@@ -149,7 +147,7 @@ def _set_open(bar: Record, ts: int, key: int, number: int, numeric: int, price: 
     bar["open"] = price
 
 
-@compiled
+@inner
 def _set_close(bar: Record, ts: int, key: int, number: int, numeric: int, price: float) -> None:
     bar["close_ts"] = ts
     bar["close_key"] = key
@@ -158,7 +156,7 @@ def _set_close(bar: Record, ts: int, key: int, number: int, numeric: int, price:
     bar["close"] = price
 
 
-@compiled
+@inner
 def add_late_trade(
     state: State, settings: Settings, instrument: int, ts: int, key: int, number: int, numeric: int,
     price: float, size_bits: int, value_bits: int,
@@ -184,7 +182,7 @@ def add_late_trade(
             _make_due_again(state, settings, bar, slot)
 
 
-@compiled
+@inner
 def _revision_due(state: State, settings: Settings) -> None:
     """Set the next instant of revisions: the smallest t > clock with t - lateness a multiple of the step."""
     head = state.head
@@ -193,7 +191,7 @@ def _revision_due(state: State, settings: Settings) -> None:
     head[NEXT_DUE] = min(head[NEXT_DUE], due)
 
 
-@compiled
+@inner
 def _make_due_again(state: State, settings: Settings, bar: Record, slot: int) -> None:
     bar["late"] += 1
     if bar["dirty"]:
@@ -206,7 +204,7 @@ def _make_due_again(state: State, settings: Settings, bar: Record, slot: int) ->
     _revision_due(state, settings)
 
 
-@compiled
+@inner
 def _ask_remake(state: State, instrument: int, level: int, start: int, end: int) -> None:
     head = state.head
     place = head[REMAKES_N]
@@ -225,7 +223,7 @@ def _ask_remake(state: State, instrument: int, level: int, start: int, end: int)
     head[REMAKES_N] += 1
 
 
-@compiled
+@inner
 def _issue(
     state: State, out: Array, bar: Record, slot: int, instrument: int, level: int, instant: int, offset: int, row: int
 ) -> None:
@@ -253,7 +251,7 @@ def _issue(
     state.head[BARS_OUT] += 1
 
 
-@compiled
+@inner
 def _merge(state: State, settings: Settings, slot: int, instrument: int, level: int, start: int) -> None:
     """Add a final bar to the coarser bars that are made from its level."""
     zone = state.instruments[instrument]["zone"]
@@ -280,7 +278,7 @@ def _merge(state: State, settings: Settings, slot: int, instrument: int, level: 
         merge_sums(state.limbs, into, slot)
 
 
-@compiled
+@inner
 def issue_due(state: State, settings: Settings, out: Array, instant: int, offset: int, row: int) -> None:
     """Issue every bar that is final at `instant`, finest level first, and merge it into the coarser ones."""
     for level in range(settings.levels.shape[0]):
@@ -305,7 +303,7 @@ def issue_due(state: State, settings: Settings, out: Array, instant: int, offset
         state.level[level, LEVEL_DUE] = earliest
 
 
-@compiled
+@inner
 def issue_revisions(state: State, settings: Settings, out: Array, remakes: Array, instant: int, offset: int, row: int) -> None:
     """Issue again every bar that got late trades, once each; what is here no more goes out as a remake."""
     head = state.head
@@ -325,7 +323,7 @@ def issue_revisions(state: State, settings: Settings, out: Array, remakes: Array
     head[REVISION_DUE] = NEVER
 
 
-@compiled
+@inner
 def _issue_remakes(state: State, out: Array, instant: int, offset: int, row: int) -> None:
     head = state.head
     wanted = state.remakes

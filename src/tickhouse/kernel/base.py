@@ -123,7 +123,7 @@ class KernelProtocol(Protocol):
         ...
 
     def known_duplicates(self, trades: Trades, indices: I64) -> None:
-        """Say that these trades of the NEXT feed are already in silver.trades (a backfill's unique ids): they are duplicates."""
+        """Say that these trades of the NEXT feed are in silver.trades already (a backfill's unique ids): duplicates."""
         ...
 
     def new_ids(self, instrument: int, offset: int, row: int) -> Gaps:

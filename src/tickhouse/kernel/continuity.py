@@ -22,6 +22,7 @@ from tickhouse.kernel.state import (
     Record,
     State,
     compiled,
+    inner,
     mixed,
 )
 
@@ -37,9 +38,9 @@ _MAX_INTERVALS = 1000
 _FIRST, _LAST, _MIN, _MAX = 0, 1, 2, 3
 
 
-@compiled
+@inner
 def put_gap(
-    out: Array, head: Array, instrument: int, epoch: int, first: int, last: int, state: int, clock: int, offset: int, row: int
+    out: Array, head: Array, instrument: int, epoch: int, first: int, last: int, change: int, clock: int, offset: int, row: int
 ) -> None:
     """Write one change of a gap."""
     gap = out[head[GAPS_OUT]]
@@ -47,16 +48,16 @@ def put_gap(
     gap["epoch"] = epoch
     gap["first"] = first
     gap["last"] = last
-    gap["state"] = state
+    gap["state"] = change
     gap["clock"] = clock
     gap["offset"] = offset
     gap["row"] = row
     head[GAPS_OUT] += 1
 
 
-@compiled
+@inner
 def _region(pool: Array, head: Array, used: int, start: int, room: int, count: int) -> tuple[int, int]:
-    """Return (start, room) of a region with a free row, moved to the pool's end where it was full; (-1, 0): the pool is full."""
+    """Return (start, room) of a region with a free row, moved to the pool's end where it was full; (-1, 0): no room."""
     if count < room:
         return start, room
     larger = max(4, 2 * room)
@@ -70,7 +71,7 @@ def _region(pool: Array, head: Array, used: int, start: int, room: int, count: i
     return moved, larger
 
 
-@compiled
+@inner
 def _ids_room(state: State, row: Record) -> bool:
     start, room = _region(state.ids, state.head, HOLES_USED, row["ids_from"], row["ids_room"], row["intervals"])
     if start == NO_ROOM:
@@ -80,7 +81,7 @@ def _ids_room(state: State, row: Record) -> bool:
     return True
 
 
-@compiled
+@inner
 def _gaps_room(state: State, row: Record) -> bool:
     start, room = _region(state.gaps, state.head, GAPS_USED, row["gaps_from"], row["gaps_room"], row["gaps"])
     if start == NO_ROOM:
@@ -90,7 +91,7 @@ def _gaps_room(state: State, row: Record) -> bool:
     return True
 
 
-@compiled
+@inner
 def _not_above(pool: Array, start: int, count: int, number: int) -> int:
     """Return how many of a region's rows, sorted by their first, begin at or below `number`."""
     low = 0
@@ -104,7 +105,7 @@ def _not_above(pool: Array, start: int, count: int, number: int) -> int:
     return low
 
 
-@compiled
+@inner
 def _remove(pool: Array, start: int, count: int, place: int) -> None:
     for k in range(start + place, start + count - 1):
         for column in range(pool.shape[1]):
@@ -113,19 +114,19 @@ def _remove(pool: Array, start: int, count: int, place: int) -> None:
         pool[start + count - 1, column] = 0
 
 
-@compiled
+@inner
 def _insert(pool: Array, start: int, count: int, place: int) -> None:
     for k in range(start + count, start + place, -1):
         for column in range(pool.shape[1]):
             pool[k, column] = pool[k - 1, column]
 
 
-@compiled
+@inner
 def _repeated(ts: int, smallest: int, largest: int) -> int:
     return ID_CONFLICT if ts < smallest - _CONFLICT_US or ts > largest + _CONFLICT_US else DUPLICATE
 
 
-@compiled
+@inner
 def judge_contiguous(
     state: State, out: Array, instrument: int, number: int, ts: int, live: bool, due: int, offset: int, at: int
 ) -> int:
@@ -171,7 +172,7 @@ def judge_contiguous(
     return ACCEPTED
 
 
-@compiled
+@inner
 def _set_top(row: Record, first: int, last: int, smallest: int, largest: int) -> None:
     row["top_first"] = first
     row["top_last"] = last
@@ -179,7 +180,7 @@ def _set_top(row: Record, first: int, last: int, smallest: int, largest: int) ->
     row["top_max"] = largest
 
 
-@compiled
+@inner
 def _above(state: State, row: Record, instrument: int, number: int, ts: int, live: bool, due: int) -> None:
     """Begin a new top interval, or go on with it; a live trade that skips ids starts a pending gap."""
     if number - 1 == row["top_last"]:
@@ -206,7 +207,7 @@ def _above(state: State, row: Record, instrument: int, number: int, ts: int, liv
     _set_top(row, number, number, ts, ts)
 
 
-@compiled
+@inner
 def _between(state: State, row: Record, below: int, number: int, ts: int) -> tuple[int, int]:
     """Put an id that lies in a hole, or below everything; return the interval that it is then in."""
     ids = state.ids
@@ -243,7 +244,7 @@ def _between(state: State, row: Record, below: int, number: int, ts: int) -> tup
     return number, number
 
 
-@compiled
+@inner
 def _join(ids: Array, row: Record, place: int) -> tuple[int, int]:
     """Make one of the interval at `place` and the next one; return it."""
     start = row["ids_from"]
@@ -266,7 +267,7 @@ def _join(ids: Array, row: Record, place: int) -> tuple[int, int]:
     return first, last
 
 
-@compiled
+@inner
 def _heal(
     state: State, out: Array, row: Record, instrument: int, number: int, first: int, last: int, offset: int, at: int
 ) -> None:
@@ -294,7 +295,7 @@ def _heal(
     row["gaps"] -= 1
 
 
-@compiled
+@inner
 def _forget_lowest_hole(state: State, out: Array, row: Record, instrument: int, offset: int, at: int) -> None:
     """Merge the two lowest intervals: what is missing between them is lost."""
     start = row["ids_from"]
@@ -307,7 +308,7 @@ def _forget_lowest_hole(state: State, out: Array, row: Record, instrument: int, 
     _join(state.ids, row, 0)
 
 
-@compiled
+@inner
 def close_gaps(state: State, out: Array, instrument: int, first: int, last: int, touching: bool, offset: int, at: int) -> None:
     """Close tracked gaps as lost: those within first..last, or all that touch it."""
     row = state.instruments[instrument]
@@ -326,7 +327,7 @@ def close_gaps(state: State, out: Array, instrument: int, first: int, last: int,
     row["gaps"] = kept
 
 
-@compiled
+@inner
 def open_due_gaps(state: State, out: Array, instant: int, offset: int, at: int) -> bool:
     """Track what is left of the pending gaps due at `instant`; False: no room, come again."""
     head = state.head
@@ -342,7 +343,7 @@ def open_due_gaps(state: State, out: Array, instant: int, offset: int, at: int) 
     return True
 
 
-@compiled
+@inner
 def _open_holes(state: State, out: Array, row: Record, instrument: int, gap: int, instant: int, offset: int, at: int) -> bool:
     """Make one tracked gap of every hole in a pending one, from the lowest; where room ends, it goes on from there."""
     ids = state.ids
@@ -372,7 +373,7 @@ def _open_holes(state: State, out: Array, row: Record, instrument: int, gap: int
     return True
 
 
-@compiled
+@inner
 def _home(seen: Array, place: int, mask: int) -> int:
     return mixed(seen[place, 0], seen[place, 1], seen[place, 2], seen[place, 3]) & mask
 
@@ -387,7 +388,7 @@ def link(seen: Array, table: Array, place: int) -> None:
     table[at] = place
 
 
-@compiled
+@inner
 def _unlink(seen: Array, table: Array, place: int) -> None:
     """Take an id out of the table and close the chain behind it."""
     mask = table.shape[0] - 1
@@ -404,7 +405,7 @@ def _unlink(seen: Array, table: Array, place: int) -> None:
     table[free] = -1
 
 
-@compiled
+@inner
 def _expire(state: State, clock: int) -> None:
     head = state.head
     mask = state.seen.shape[0] - 1
@@ -414,7 +415,7 @@ def _expire(state: State, clock: int) -> None:
         head[SEEN_N] -= 1
 
 
-@compiled
+@inner
 def judge_unique(state: State, instrument: int, number: int, high: int, clock: int) -> int:
     """Return DUPLICATE where this id was first seen at most ten minutes of clock ago, else remember it and accept."""
     _expire(state, clock)

@@ -1,4 +1,7 @@
-"""The levels of bars that the rules ask for, laid out for the loops: lengths, slots, sources, local midnights (rules R4, R9)."""
+"""The levels of bars that the rules ask for, laid out for the loops (rules R4 and R9).
+
+Made once by `Kernel` from the rules: lengths, slots, which level is merged from which, and the table of local midnights.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,8 @@ def _source(level: int, intervals: tuple[int, ...], multiples: I64) -> int:
         if not np.any(multiples % intervals[lower]):
             return lower
     raise ConfigError(
-        f"bars of {intervals[0] // 1_000_000} s do not fit into the local days of a time zone in the rules; use 15m or less as the finest"
+        f"bars of {intervals[0] // 1_000_000} s do not fit into the local days of a time zone in the rules; "
+        "use 15m or less as the finest"
     )
 
 
@@ -66,7 +70,7 @@ def settings_of(rules: Rules) -> Settings:
     window, threshold = parse_detector(rules.detector)
     intervals = rules.interval_us
     zones = list(dict.fromkeys(zone for _, zone in rules.timezones))
-    midnights = np.array([_midnights(zone) for zone in zones], np.int64).reshape(len(zones), -1)
+    midnights = np.array([_midnights(zone) for zone in zones], np.int64).reshape(len(zones), _DATES)
     zoned = intervals.index(_DAY_US) if zones and _DAY_US in intervals else -1
     source = np.full((2, len(intervals)), -1, np.int64)
     for level in range(1, len(intervals)):

@@ -49,8 +49,10 @@ __all__ = [
     "compiled",
     "empty_state",
     "grown",
+    "inner",
     "mixed",
     "packed",
+    "power_of_two",
     "unpacked",
     "with_instruments",
 ]
@@ -68,7 +70,12 @@ def compiled(function: _Function) -> _Function:
 
     Nothing is allocated in a loop, so the counting of references is left out: it would cost five times the work itself.
     """
-    return njit(nogil=True, _nrt=False)(function)  # type: ignore[no-any-return]
+    return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
+
+
+def inner(function: _Function) -> _Function:
+    """Compile what only other loops call: without the entry from Python, half of the time to compile is saved."""
+    return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)(function)  # type: ignore[no-any-return]
 
 
 @compiled
@@ -101,6 +108,10 @@ def _int64s(*names: str) -> list[tuple[str, type]]:
     return [(name, np.int64) for name in names]
 
 
+def _floats(*names: str) -> list[tuple[str, type]]:
+    return [(name, np.float64) for name in names]
+
+
 INSTRUMENT = np.dtype(
     _int64s(
         "space",  # code of its (id space, identity); -1 before the first valid trade
@@ -113,7 +124,7 @@ INSTRUMENT = np.dtype(
         "bar", "bar_start", "bar_end",  # the newest bar of the finest level: where it is and what it covers
         "scored", "ring_at",
     )
-    + [("anchor", np.float64), ("sum", np.float64), ("squares", np.float64)]
+    + _floats("anchor", "sum", "squares")
 )  # fmt: skip
 
 BAR = np.dtype(
@@ -124,7 +135,7 @@ BAR = np.dtype(
         "open_ts", "open_key", "open_id", "open_numeric",
         "close_ts", "close_key", "close_id", "close_numeric",
     )
-    + [("open", np.float64), ("high", np.float64), ("low", np.float64), ("close", np.float64)]
+    + _floats("open", "high", "low", "close")
 )  # fmt: skip
 
 
@@ -137,9 +148,9 @@ class Settings(NamedTuple):
     stride: int
     """Bar slots of an instrument, all levels."""
     levels: Array
-    """A row for each level: `INTERVAL` in microseconds, its first `SLOT` among the instrument's, how many `SLOTS` (a bar's slot is
-    its ordinal modulo this), the level whose bars are merged into it (`SOURCE`, `LOCAL_SOURCE` where the instrument has a time
-    zone; -1 for the finest)."""
+    """A row for each level: `INTERVAL` in microseconds; its first `SLOT` among the instrument's and how many `SLOTS`: a bar
+    has that of its ordinal modulo them; the level that is merged into it, -1 for the finest (`SOURCE`; `LOCAL_SOURCE` where the
+    instrument has a time zone)."""
     midnights: Array
     """[zones, days]: local midnights."""
     zoned: int
@@ -213,6 +224,11 @@ def grown(array: Array, length: int, axis: int = 0) -> Array:
     larger = np.zeros(shape, array.dtype)
     larger[tuple(slice(0, size) for size in array.shape)] = array
     return larger
+
+
+def power_of_two(length: int) -> int:
+    """Return the smallest power of two that is `length` or more."""
+    return 1 << max(length - 1, 0).bit_length()
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -290,17 +306,18 @@ def unpacked(stored: Stored, empty: State, instruments: int, stride: int) -> Sta
     for level, count in enumerate(state.level[:, LEVEL_OPEN]):
         state.open_bars[level, :count] = opened[begin : begin + count]
         begin += count
-    seen = _filled(empty.seen, stored.seen)
-    room = 1 << (len(seen) - 1).bit_length()
+    ids_seen = np.frombuffer(stored.seen, np.int64).reshape(-1, empty.seen.shape[1])
+    seen = np.zeros((max(len(empty.seen), power_of_two(len(ids_seen))), empty.seen.shape[1]), np.int64)
+    seen[: len(ids_seen)] = ids_seen
     return state._replace(
         dirty=_filled(empty.dirty, stored.dirty),
         remakes=(remakes := _filled(empty.remakes, stored.remakes)),
-        remake_table=np.full(1 << (2 * len(remakes) - 1).bit_length(), -1, np.int64),
+        remake_table=np.full(power_of_two(2 * len(remakes)), -1, np.int64),
         ids=grown(ids, len(empty.ids)),
         gaps=grown(gaps, len(empty.gaps)),
         pending=_filled(empty.pending, stored.pending),
-        seen=grown(seen, room),
-        table=np.full(2 * room, -1, np.int64),
+        seen=seen,
+        table=np.full(2 * len(seen), -1, np.int64),
     )
 
 

@@ -50,7 +50,9 @@ from tickhouse.kernel.state import (
     compiled,
     empty_state,
     grown,
+    inner,
     packed,
+    power_of_two,
     unpacked,
     with_instruments,
 )
@@ -126,7 +128,7 @@ class _Outputs(NamedTuple):
     remakes: Array
 
 
-@compiled
+@inner
 def _valid(price: float, size: float, ts: int, clock: int, named: int) -> int:
     """Rule R12: return ACCEPTED or the first reason that applies."""
     if not named:
@@ -142,20 +144,18 @@ def _valid(price: float, size: float, ts: int, clock: int, named: int) -> int:
     return ACCEPTED
 
 
-@compiled
+@inner
 def _extends(row: Record, number: int, ts: int) -> bool:
     """Put the next contiguous id into the top interval; False: it is not the next one."""
     if row["intervals"] == 0 or number <= row["top_last"] or number - 1 != row["top_last"]:
         return False
     row["top_last"] = number
-    if ts > row["top_max"]:
-        row["top_max"] = ts
-    if ts < row["top_min"]:
-        row["top_min"] = ts
+    row["top_max"] = max(row["top_max"], ts)
+    row["top_min"] = min(row["top_min"], ts)
     return True
 
 
-@compiled
+@inner
 def _continuous(state: State, settings: Settings, inputs: _Inputs, gaps: Array, i: int, instrument: int, kind: int) -> int:
     """Rule R1 for a valid trade of the right id space, where its id is not simply the next one."""
     clock = state.head[CLOCK]
@@ -171,7 +171,7 @@ def _continuous(state: State, settings: Settings, inputs: _Inputs, gaps: Array, 
     return judge_unique(state, instrument, number, inputs.trade_id_hi[i], clock)
 
 
-@compiled
+@inner
 def _order_of(kind: int, number: int, high: int, offset: int, row: int) -> tuple[int, int, int]:
     """Rule R2: return the two numbers that order trades of the same ts, and 1 where the second is a numeric id."""
     if kind == _NONE:
@@ -181,7 +181,7 @@ def _order_of(kind: int, number: int, high: int, offset: int, row: int) -> tuple
     return _SIGN, number, 1
 
 
-@compiled
+@inner
 def _trades(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, until: int) -> int:
     """Judge the trades up to `until`, in order, and count in those accepted."""
     # Arrays are taken out of their tuples once: handing on whole tuples is what costs most in a compiled call.
@@ -232,7 +232,7 @@ def _trades(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, un
     return _DONE
 
 
-@compiled
+@inner
 def _other_bar(state: State, settings: Settings, instrument: int, ts: int, reached: int) -> tuple[int, int]:
     """Return (slot, end) of the finest bar that covers `ts`; where it is final already, no slot."""
     ordinal, start, end = window_of(settings, state.instruments[instrument]["zone"], 0, ts)
@@ -241,7 +241,7 @@ def _other_bar(state: State, settings: Settings, instrument: int, ts: int, reach
     return place_bar(state, settings, instrument, 0, ordinal, start, end, True), end
 
 
-@compiled
+@inner
 def _beat(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, beat: int) -> int:
     """Rules R5, R6, R14: work off one by one, in time order, what the heartbeat makes due."""
     head = state.head
@@ -270,7 +270,7 @@ def _beat(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, beat
     return _DONE
 
 
-@compiled
+@inner
 def _step(state: State, settings: Settings, inputs: _Inputs, out: _Outputs) -> int:
     """Work through the batch from where `head` says; return _DONE, or what there is no room for."""
     head = state.head
@@ -297,13 +297,13 @@ def _link_all(seen: Array, table: Array, first: int, count: int) -> None:
 def _entry(sources: int) -> Callable[..., int]:
     """Return the loop with its machine code cached on disk.
 
-    The cache looks at the date of this file alone; `sources`, a checksum of all files of the kernel, makes it notice the others.
+    The cache looks at the date of this file alone; `sources`, a checksum of all the kernel's files, makes it notice the others.
     """
 
     def run(state: State, settings: Settings, inputs: _Inputs, out: _Outputs) -> int:
         return _step(state, settings, inputs, out) if sources >= 0 else _DONE
 
-    return njit(nogil=True, cache=True, _nrt=False)(run)  # type: ignore[no-any-return]
+    return njit(nogil=True, cache=True, _nrt=False, no_cfunc_wrapper=True)(run)  # type: ignore[no-any-return]
 
 
 _run = _entry(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))
@@ -474,7 +474,7 @@ class Kernel:
             remakes=grown(state.remakes, remakes),
         )
         if len(self._state.remake_table) < 2 * len(self._state.remakes):
-            room = 1 << (2 * len(self._state.remakes) - 1).bit_length()
+            room = power_of_two(2 * len(self._state.remakes))
             self._state = self._state._replace(remake_table=np.full(room, -1, np.int64))
         self._remakes = grown(self._remakes, remakes)
         self._gaps = grown(self._gaps, int(head[GAPS_USED]) + 3 * intervals + 64)
@@ -485,7 +485,7 @@ class Kernel:
         state = self._state
         if wanted <= len(state.seen):
             return
-        room = 1 << (wanted - 1).bit_length()
+        room = power_of_two(wanted)
         first, count = int(state.head[SEEN_FROM]), int(state.head[SEEN_N])
         seen = np.zeros((room, state.seen.shape[1]), np.int64)
         seen[:count] = state.seen[(first + np.arange(count)) & (len(state.seen) - 1)]
@@ -501,7 +501,7 @@ class Kernel:
 
     def known_duplicates(self, trades: Trades, indices: I64) -> None:
         """Say that these trades of the next feed are in silver.trades already: unique ids of a backfill."""
-        if len(indices) and not (0 <= int(indices.min()) and int(indices.max()) < len(trades)):
+        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < len(trades)):
             raise ValueError(f"indices of known duplicates must be below {len(trades)}, the number of trades of the next feed")
         self._known = indices
 

@@ -142,8 +142,7 @@ def _bar(key: tuple[str, str, str, int, int, str, int], trades: Sequence[Receive
         notional,
         notional / volume if volume else None,
         len(trades),
-        _bar_id(first),
-        _bar_id(last),
+        *_bar_ids(first, last),
         available_at,
     )
 
@@ -152,8 +151,11 @@ def _canonical(trade: ReceivedTrade) -> tuple[int, int, int, int]:
     return trade.ts, id_key(trade), trade.offset, trade.row
 
 
-def _bar_id(trade: ReceivedTrade) -> int | None:
-    return None if trade.identity == "none" or trade.trade_ref is not None else trade.trade_id
+def _bar_ids(first: ReceivedTrade, last: ReceivedTrade) -> tuple[int | None, int | None]:
+    """Return both ids, or neither: a bar has ids where those of its open and its close are numbers."""
+    if any(trade.identity == "none" or trade.trade_ref is not None for trade in (first, last)):
+        return None, None
+    return first.trade_id, last.trade_id
 
 
 def _clock(trade: ReceivedTrade) -> int:

@@ -32,6 +32,8 @@ class _Interval:
 class _Gap:
     first: int
     last: int
+    clock: int
+    """Of the trade that revealed it."""
     due: int
     """When it opens."""
 
@@ -78,13 +80,13 @@ class Ids:
         return self._unique(trade) if trade.identity == "unique" else "accepted"
 
     def settle(self, clock: int | None) -> None:
-        """Open the gaps that are due at `clock` or before."""
+        """Open the gaps that are due at `clock` or before, by a heartbeat after the trade that revealed them."""
         if clock is None or not self._pending:
             return
-        for gap in [gap for gap in self._pending if gap.due <= clock]:
+        for gap in [gap for gap in self._pending if gap.due <= clock > gap.clock]:
             self._pending.remove(gap)
             for first, last in self._holes(gap.first, gap.last):
-                self._tracked.append(_Gap(first, last, gap.due))
+                self._tracked.append(_Gap(first, last, gap.clock, gap.due))
                 self._row(first, last, "open", gap.due)
 
     def new_ids(self, event: FeedEvent) -> None:
@@ -125,7 +127,7 @@ class Ids:
         highest = self._intervals[-1].last if self._intervals else None
         self._add(trade.trade_id, trade.ts)
         if highest is not None and trade.trade_id > highest + 1 and not trade.backfilled:
-            self._pending.append(_Gap(highest + 1, trade.trade_id - 1, trade.clock + self._lateness_us))
+            self._pending.append(_Gap(highest + 1, trade.trade_id - 1, trade.clock, trade.clock + self._lateness_us))
         for gap in [gap for gap in self._tracked if gap.first <= trade.trade_id <= gap.last]:
             if not self._holes(gap.first, gap.last):
                 self._tracked.remove(gap)

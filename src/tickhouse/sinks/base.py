@@ -25,7 +25,7 @@ class Outputs:
     position: Position
     """Reached with these rows."""
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
-    """By table name; columns as in `tables.TABLES` (strings may be dictionary-coded), rows in the order of their cause; absent = no rows."""
+    """By table name; columns as in `tables.TABLES` (strings may be dictionary-coded), rows by cause; absent = no rows."""
 
 
 class Sink(Protocol):

@@ -28,6 +28,7 @@ __all__ = ["ROW_GROUP_ROWS", "DataFile", "FileWriter", "TableWriter", "arranged"
 ROW_GROUP_ROWS = 131_072
 """Rows are sorted and encoded in groups of this many."""
 
+_BATCH_ROWS = 65_536
 _DAY_US = 86_400_000_000
 _EPOCH = date(1970, 1, 1)
 _WRITE_ONCE = frozenset({"trade_ref", "payload", "sha256", "detail"})
@@ -153,10 +154,9 @@ def _encodings(table: Table) -> dict[str, str]:
 
 
 def _described(table: Table) -> list[str]:
-    """The columns whose smallest and largest value a file names."""
-    times = [column.name for column in table.schema if pa.types.is_timestamp(column.type)]
-    texts = [name for name in ("venue", "symbol", "interval") if name in table.schema.names]
-    return [*texts, *times, "offset"]
+    """The columns whose smallest and largest value a file names: those that reads are limited by."""
+    limiting = {"symbol", "interval", "ts", "start", "available_at", "offset", table.date_from}
+    return [name for name in table.schema.names if name in limiting]
 
 
 class FileWriter:
@@ -186,6 +186,7 @@ class FileWriter:
             use_dictionary=[name for name in table.schema.names if name not in encodings and name not in _WRITE_ONCE],
             column_encoding=encodings,
             write_statistics=_described(table),
+            write_batch_size=_BATCH_ROWS,
             store_schema=False,  # a stored Arrow schema would bring dictionary types back to readers
         )
 

@@ -107,6 +107,7 @@ class TableLog:
         self._table = table
         self._handle = open_table(lake, table)
         self._since_checkpoint = self._tail()
+        self._reached: dict[int, Position] = {}
         self.commits = 0
         """Made through this object."""
 
@@ -121,8 +122,10 @@ class TableLog:
         return self._handle is not None
 
     def position(self, partition: int) -> Position:
-        """Return how far the table is committed."""
-        return stored_position(self._handle, partition)
+        """Return how far the table is committed, by this writer and those before it."""
+        if partition not in self._reached:
+            self._reached[partition] = stored_position(self._handle, partition)
+        return self._reached[partition]
 
     def append(self, files: Sequence[DataFile], positions: Mapping[int, Position]) -> None:
         """Commit files and the positions they reach, together.
@@ -132,6 +135,8 @@ class TableLog:
             FatalError: the disk is full or refuses, or another process writes this table.
         """
         handle = self._opened()
+        if any(stored_position(handle, partition) != self.position(partition) for partition in positions):
+            raise self._second_writer()
         transactions = [
             Transaction(name, value)
             for partition, position in positions.items()
@@ -142,9 +147,10 @@ class TableLog:
             self._write(handle, [_added(file, data_change=True) for file in files], properties)
         except (DeltaError, OSError) as error:
             self._handle = open_table(self._lake, self._table)
-            if all(self.position(partition) == position for partition, position in positions.items()):
-                return  # it was committed, only the answer was lost
-            raise self._classified(error) from error
+            if any(stored_position(self._handle, partition) != position for partition, position in positions.items()):
+                raise self._classified(error) from error
+            # otherwise it was committed, and only the answer was lost
+        self._reached.update(positions)
         self.commits += 1
 
     def swap(self, old: Sequence[DataFile], new: Sequence[DataFile]) -> None:
@@ -222,10 +228,13 @@ class TableLog:
         if self._since_checkpoint >= CHECKPOINT_EVERY:
             self.checkpoint()
 
+    def _second_writer(self) -> FatalError:
+        return FatalError(f"another process commits to {self._table.name} at {self.root}; stop it, a house has one writer")
+
     def _classified(self, error: BaseException) -> FatalError | TransientError:
         text = str(error)
         if "oncurrent transaction" in text:
-            return FatalError(f"another process commits to {self._table.name} at {self.root}; stop it, a house has one writer")
+            return self._second_writer()
         if isinstance(error, OSError) or any(
             word in text for word in ("No space left", "File too large", "ermission denied", "Read-only")
         ):

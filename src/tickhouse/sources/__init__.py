@@ -1,1 +1,1 @@
-"""Where market data comes from. One file a provider; a new one adds its line to `[project.entry-points."tickhouse.sources"]`."""
+"""Where market data comes from. One file a provider; a new one adds a line to `[project.entry-points."tickhouse.sources"]`."""

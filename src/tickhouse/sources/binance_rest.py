@@ -210,7 +210,7 @@ class BinanceRest:
                 if answer.status != 200:
                     raise self._refusal(endpoint, answer.status, body, answer.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, OSError) as error:
-            raise NotConnectedError(f"binance: cannot reach {self._base}/{endpoint}: {error!r}") from error
+            raise NotConnectedError(f"binance: cannot reach {self._base}/{endpoint}: {_why(error)}") from error
         return body
 
     def _reserve(self, weight: int) -> None:
@@ -297,3 +297,8 @@ def _kline(answer: _KlineAnswer) -> Kline:
         raise MalformedError(f"binance: bar {answer.start}: {error}") from error
     factor = 1000 if answer.start < _MICROSECONDS_FROM else 1
     return Kline(answer.start * factor, (answer.last + 1) * factor, open_, high, low, close, volume, notional, answer.trades)
+
+
+def _why(error: Exception) -> str:
+    inner = getattr(error, "os_error", error)
+    return str(getattr(inner, "strerror", None) or inner or type(inner).__name__)

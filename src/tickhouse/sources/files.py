@@ -88,8 +88,7 @@ class RecordedFile:
             return np.empty(0, np.int64) if first is None else first.time
         if self.options.format == "frames":
             block = self._frame_reader(Feeds()).read_block(self._head, 0)
-            beats = np.array([instant for _, instant in block.beats], np.int64)
-            return beats if self.has_beats else block.time
+            return np.array([instant for _, instant in block.beats], np.int64) if block.beats else block.time
         builder = FlatBlockBuilder(self._rows(Feeds()), self._decode())
         builder.read_lines(self._head[: 2 * _HEAD_LINES])
         return builder.build(0).time
@@ -156,7 +155,9 @@ class RecordedFile:
         return None
 
     def _find_out_frames(self, lines: list[bytes], options: FileOptions) -> FileOptions:
-        self.has_beats = any(CONTROL_PREFIX in line.text[:64] and is_heartbeat(line.text) for line in self._head)
+        # A busy feed sends most of a megabyte between two heartbeats: more than the head is looked through.
+        start = next(TextFile(self._path).chunks(), b"").split(b"\n")
+        self.has_beats = any(CONTROL_PREFIX in line[:64] and is_heartbeat(line) for line in start)
         source = options.source or self._recognised([line for line in lines if CONTROL_PREFIX not in line[:64]])
         names_its_source = any(CONTROL_PREFIX + b'{"source"' in line[:64] for line in lines)
         if source is None and not names_its_source:

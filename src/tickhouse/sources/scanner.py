@@ -16,7 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from tickhouse.errors import DataError
 from tickhouse.lines import FileOptions
@@ -113,10 +115,12 @@ class LineScanner:
         raw = _Raw(len(chunk) // layout.shortest + 1)
         if len(self._odd) < len(chunk):
             self._odd = np.empty((len(chunk), 3), np.int64)
+        text = np.frombuffer(chunk, np.uint8)
         good, unusual, end = _scan(
-            np.frombuffer(chunk, np.uint8),
+            text.ctypes.data,
+            len(text),
             first,
-            layout.literals,
+            layout.literals.ctypes.data,
             layout.literal_ends,
             layout.kinds,
             self._scales,
@@ -241,19 +245,30 @@ def _packed(word: str) -> int:
     return int.from_bytes(word.encode(), "big")
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _byte(_typing: Any, address: Any, at: Any) -> Any:  # noqa: ARG001 - their types are declared
+    """Return the byte at `address` + `at`: an index into an array costs a check for negative ones, half of a scan."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        where = builder.inttoptr(builder.add(args[0], args[1]), ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(where), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), generate
+
+
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _digits(buf: Any, at: Any) -> Any:
     """Return (value, end) of an unsigned whole number without leading zeros; end = -1 where there is none."""
     begin = at
     value: Any = 0
     while True:
-        digit = np.int64(buf[at]) - 48
+        digit = _byte(buf, at) - 48
         if digit < 0 or digit > 9:
             break
         value = value * 10 + digit
         at += 1
     length = at - begin
-    if length == 0 or length > 18 or (buf[begin] == 48 and length > 1):
+    if length == 0 or length > 18 or (_byte(buf, begin) == 48 and length > 1):
         return value, -1
     return value, at
 
@@ -261,26 +276,26 @@ def _digits(buf: Any, at: Any) -> Any:
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _decimal(buf: Any, at: Any) -> Any:
     """Return (value, end) of a plain decimal; end = -1 where there is none that is exact, and for a negative zero."""
-    is_negative = buf[at] == 45
+    is_negative = _byte(buf, at) == 45
     if is_negative:
         at += 1
     begin = at
     mantissa: Any = 0
     fraction = 0
     while True:
-        digit = np.int64(buf[at]) - 48
+        digit = _byte(buf, at) - 48
         if digit < 0 or digit > 9:
             break
         mantissa = mantissa * 10 + digit
         at += 1
     length = at - begin
-    if length == 0 or (buf[begin] == 48 and length > 1):
+    if length == 0 or (_byte(buf, begin) == 48 and length > 1):
         return 0.0, -1
-    if buf[at] == 46:
+    if _byte(buf, at) == 46:
         at += 1
         point = at
         while True:
-            digit = np.int64(buf[at]) - 48
+            digit = _byte(buf, at) - 48
             if digit < 0 or digit > 9:
                 break
             mantissa = mantissa * 10 + digit
@@ -300,7 +315,7 @@ def _decimal(buf: Any, at: Any) -> Any:
 def _text_end(buf: Any, at: Any) -> Any:
     """Return where the plain ASCII text from `at` on ends (its closing quote); -1 where it is not plain."""
     while True:
-        byte = buf[at]
+        byte = _byte(buf, at)
         if byte == 34:
             return at
         if byte < 32 or byte == 92 or byte >= 128:
@@ -310,7 +325,7 @@ def _text_end(buf: Any, at: Any) -> Any:
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _is_null(buf: Any, at: Any) -> Any:
-    return buf[at] == 110 and buf[at + 1] == 117 and buf[at + 2] == 108 and buf[at + 3] == 108
+    return _byte(buf, at) == 110 and _byte(buf, at + 1) == 117 and _byte(buf, at + 2) == 108 and _byte(buf, at + 3) == 108
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
@@ -318,7 +333,7 @@ def _word(buf: Any, at: Any) -> Any:
     """Return (letters packed in lower case, end) of a short word; end = -1 where there is none."""
     packed: Any = 0
     for _ in range(7):
-        byte = np.int64(buf[at])
+        byte = _byte(buf, at)
         if 65 <= byte <= 90:
             byte += 32
         if byte < 97 or byte > 122:
@@ -331,12 +346,12 @@ def _word(buf: Any, at: Any) -> Any:
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _skipped(buf: Any, at: Any) -> Any:
     """Return where a plain value that nobody needs ends; -1 where it is not plain."""
-    if buf[at] == 34:
+    if _byte(buf, at) == 34:
         end = _text_end(buf, at + 1)
         return end + 1 if end >= 0 else -1
     if _is_null(buf, at):
         return at + 4
-    if buf[at] == 116 and buf[at + 1] == 114 and buf[at + 2] == 117 and buf[at + 3] == 101:
+    if _byte(buf, at) == 116 and _byte(buf, at + 1) == 114 and _byte(buf, at + 2) == 117 and _byte(buf, at + 3) == 101:
         return at + 4
     _, end = _decimal(buf, at)
     return end
@@ -344,7 +359,7 @@ def _skipped(buf: Any, at: Any) -> Any:
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _symbol_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: Any, bounds: Any, symbols: Any) -> Any:
-    """Return the number of the symbol in buf[at:end], interning a new one; -1 where there is no room."""
+    """Return the number of the symbol in _byte(buf, at:end), interning a new one; -1 where there is no room."""
     length = end - at
     slot = (hashed ^ (hashed >> 29)) & (len(slots) - 1)
     while True:
@@ -355,7 +370,7 @@ def _symbol_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: An
         if bounds[code + 1] - begin == length:
             same = True
             for i in range(length):
-                if arena[begin + i] != buf[at + i]:
+                if np.int64(arena[begin + i]) != _byte(buf, at + i):
                     same = False
                     break
             if same:
@@ -366,7 +381,7 @@ def _symbol_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: An
     if count + 1 >= len(bounds) or begin + length > len(arena):
         return np.int64(-1)
     for i in range(length):
-        arena[begin + i] = buf[at + i]
+        arena[begin + i] = _byte(buf, at + i)
     bounds[count + 1] = begin + length
     slots[slot] = count
     symbols[0] = count + 1
@@ -376,6 +391,7 @@ def _symbol_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: An
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _scan(
     buf: Any,
+    total: Any,
     line: Any,
     literals: Any,
     literal_ends: Any,
@@ -397,8 +413,10 @@ def _scan(
     out_start: Any,
     odd: Any,
 ) -> Any:
-    """Return (lines read, lines handed back, number of the line after the last); `buf` ends with a newline."""
-    total = len(buf)
+    """Return (lines read, lines handed back, number of the line after the last).
+
+    `buf` is the address of `total` bytes, the last of which is a newline; `literals` is an address, too.
+    """
     fields = len(kinds)
     start = 0
     good = 0
@@ -410,7 +428,7 @@ def _scan(
         literal = 0
         for field in range(fields + 1):
             stop = literal_ends[field]
-            while literal < stop and buf[at] == literals[literal]:
+            while literal < stop and _byte(buf, at) == _byte(literals, literal):
                 literal += 1
                 at += 1
             if literal < stop:
@@ -419,7 +437,7 @@ def _scan(
             if field == fields:
                 break
             kind = kinds[field]
-            quoted = buf[at] == 34
+            quoted = _byte(buf, at) == 34
             if quoted:
                 at += 1
             if kind == _SYMBOL:
@@ -429,12 +447,12 @@ def _scan(
                 begin = at
                 hashed = np.int64(1)
                 while True:
-                    byte = buf[at]
+                    byte = _byte(buf, at)
                     if byte == 34 or byte < 32 or byte == 92 or byte >= 128:
                         break
-                    hashed = (hashed ^ np.int64(byte)) * _PRIME
+                    hashed = (hashed ^ byte) * _PRIME
                     at += 1
-                if buf[at] != 34:
+                if _byte(buf, at) != 34 or at == begin:
                     at = -1
                     break
                 symbol = _symbol_code(buf, begin, at, hashed, slots, arena, bounds, symbols)
@@ -481,13 +499,13 @@ def _scan(
             if at < 0:
                 break
             if quoted:
-                if buf[at] != 34:
+                if _byte(buf, at) != 34:
                     at = -1
                     break
                 at += 1
-        if at >= 0 and buf[at] == 13:
+        if at >= 0 and _byte(buf, at) == 13:
             at += 1
-        if at >= 0 and buf[at] == 10:
+        if at >= 0 and _byte(buf, at) == 10:
             out_symbol[good] = symbol
             out_price[good] = price
             out_size[good] = size
@@ -501,7 +519,7 @@ def _scan(
             start = at + 1
         else:
             at = start
-            while buf[at] != 10:
+            while _byte(buf, at) != 10:
                 at += 1
             odd[unusual, 0] = line
             odd[unusual, 1] = start
