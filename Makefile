@@ -18,6 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@echo "compiling the kernel (once: up to a minute)"
+	@$(BIN)/tickhouse replay examples/trades.ndjson --house $$(mktemp -d)/house --json > /dev/null
 	@touch $@
 
 run: install  ## Run the house: live trades -> bars, indicators, anomalies in ./house

@@ -105,7 +105,7 @@ def measure(folder: Path, rate: int, symbols: int, seconds: float, warm_up_s: fl
         rate: Trades a second.
         symbols: Of how many symbols.
         seconds: How long to measure.
-        warm_up_s: How long to run before; compilers and files settle.
+        warm_up_s: How long to run before.
     """
     house, settings, rules = House(folder), Settings(), Rules()
     watch, feed = _Watch(warm_up_s), _Feed(rate, symbols, warm_up_s + seconds)
@@ -150,9 +150,10 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=20_000, help="trades a second")
     parser.add_argument("--symbols", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--warm-up", type=float, default=10.0)
+    parser.add_argument("--warm-up", type=float, default=5.0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        measure(Path(folder) / "first", 500, 5, 2.0, 0.0)  # what compiles, compiles here
         result = measure(Path(folder) / "house", given.rate, given.symbols, given.seconds, given.warm_up)
     result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **result}
     table = Table(title=f"received -> output, {given.rate:,} trades/s, {given.symbols} symbols, journal on")

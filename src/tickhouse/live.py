@@ -5,15 +5,17 @@ The engine's listener feeds a `Board` once a batch; the command line paints it. 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tickhouse.model import NO_TIME, Batch
+from tickhouse.model import NO_TIME, Batch, Trade
 from tickhouse.sinks.base import Outputs
 
 __all__ = ["Board", "SymbolFigures"]
@@ -32,6 +34,8 @@ class SymbolFigures:
     trades: int = 0
     late: int = 0
     duplicate: int = 0
+    rejected: int = 0
+    """Of those that could be read as a trade of this symbol."""
     lag_us: int | None = None
     """received_at - ts of the newest trade; the venue's clock and ours may differ."""
     recent: deque[tuple[float, int]] = field(default_factory=deque)
@@ -61,6 +65,7 @@ class Board:
         """Take a batch and its outputs; the engine's listener."""
         del batch
         self.clock = outputs.position.clock
+        self._count_rejected(outputs)
         table = outputs.tables.get("bronze.trades")
         if table is None:
             return
@@ -79,7 +84,7 @@ class Board:
             for group in np.unique(groups):
                 rows = np.flatnonzero(groups == group)
                 venue, symbol = venue_names[int(group) // len(symbol_names)], symbol_names[int(group) % len(symbol_names)]
-                line = self._lines.setdefault((venue, symbol), SymbolFigures(venue, symbol))
+                line = self._line(venue, symbol)
                 taken = rows[accepted[rows]]
                 line.duplicate += len(rows) - len(taken)
                 line.late += late.get((venue, symbol), 0)
@@ -91,6 +96,19 @@ class Board:
                 lag = lags[taken[-1]]
                 line.lag_us = None if np.isnan(lag) else int(lag)
                 line.recent.append((now, len(taken)))
+
+    def _count_rejected(self, outputs: Outputs) -> None:
+        table = outputs.tables.get("bronze.rejected")
+        if table is None:
+            return
+        for payload in table.column("payload").to_pylist():
+            with contextlib.suppress(msgspec.MsgspecError):  # a payload that never was a trade is in the total only
+                feed = msgspec.json.decode(payload, type=Trade).feed
+                with self._lock:
+                    self._line(feed.venue, feed.symbol).rejected += 1
+
+    def _line(self, venue: str, symbol: str) -> SymbolFigures:
+        return self._lines.setdefault((venue, symbol), SymbolFigures(venue, symbol))
 
     def _late(self, outputs: Outputs) -> dict[tuple[str, str], int]:
         silver = outputs.tables.get("silver.trades")

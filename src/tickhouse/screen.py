@@ -30,7 +30,7 @@ def live_view(board: Board, counts: Counts, source: str, started: float) -> Grou
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, style in (("symbol", "cyan"), ("venue", "dim")):
         table.add_column(name, style=style, no_wrap=True)
-    for name in ("last", "change", "trades", "trades/s", "lag", "late", "duplicate"):
+    for name in ("last", "change", "trades", "trades/s", "lag", "late", "duplicate", "rejected"):
         table.add_column(name, justify="right", no_wrap=True)
     now = time.monotonic()
     lines = board.lines()
@@ -40,6 +40,7 @@ def live_view(board: Board, counts: Counts, source: str, started: float) -> Grou
         table.add_row(
             line.symbol, line.venue, f"{line.last:,.8g}", change, f"{line.trades:,}", f"{line.rate(now):,.1f}", lag,
             f"{line.late:,}", f"{line.duplicate:,}",
+            f"{line.rejected:,}",
         )  # fmt: skip
     more = f"  and {len(lines) - _MAX_SYMBOLS:,} more symbols" if len(lines) > _MAX_SYMBOLS else ""
     clock = "-" if board.clock == NO_TIME else dt.datetime.fromtimestamp(board.clock / 1e6, dt.UTC).strftime("%H:%M:%S UTC")
