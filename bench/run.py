@@ -83,7 +83,9 @@ def _run(contender: Contender, file: Path, out: Path) -> Run:
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         began = time.perf_counter()
-        process = subprocess.Popen(_command(contender, file, out), stdout=said, stderr=complained)
+        # Bytecode is cached as anywhere: without it every start would compile its libraries anew.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        process = subprocess.Popen(_command(contender, file, out), stdout=said, stderr=complained, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         process_s = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)

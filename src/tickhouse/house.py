@@ -36,7 +36,7 @@ from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.files import Opener
 from tickhouse.tables import TABLES
 
-__all__ = ["House", "Work", "open_house"]
+__all__ = ["House", "Work", "open_house", "stored_rules"]
 
 _VERSION = 1
 JournalKind = Literal["sqlite", "recording"]

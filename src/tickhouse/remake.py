@@ -74,11 +74,9 @@ _DTYPES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def _canonical(trade: dict[str, Any]) -> tuple[int, int, int]:
+def _canonical(trade: dict[str, Any]) -> tuple[int, int, int, int, int]:
     """Rule R2: ts, then the id, then where it stands in the journal."""
-    if trade["trade_id"] is not None:
-        return trade["ts"], 0, trade["trade_id"]
+    high, low = 0, trade["trade_id"] or 0
     if trade["trade_ref"] is not None:
-        low, high = text_id_key(trade["trade_ref"])
-        return trade["ts"], high % _UNSIGNED, low % _UNSIGNED
-    return trade["ts"], trade["offset"], trade["row"]
+        low, high = (half % _UNSIGNED for half in text_id_key(trade["trade_ref"]))
+    return trade["ts"], high, low, trade["offset"], trade["row"]

@@ -31,7 +31,7 @@ from tickhouse.settings import HouseRules, Settings
 from tickhouse.sinks.base import Outputs
 from tickhouse.sources.base import Source
 
-__all__ = ["LiveRun", "ReplayRun", "compact", "doctor", "file_options", "summary"]
+__all__ = ["LiveRun", "ReplayRun", "compact", "doctor", "file_options", "house_rules", "summary"]
 
 _REACHABLE_S = 5.0
 _HINT_AFTER = 1_000

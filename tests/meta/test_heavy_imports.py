@@ -14,7 +14,7 @@ PLACES = {
     "aiohttp": ("sources",),
     "deltalake": ("sinks",),
     "duckdb": ("history", "serving"),
-    "numba": ("kernel", "sources/scanner", "runs"),
+    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "runs"),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),
     "rich": ("cli", "screen"),

@@ -1,155 +1,185 @@
-"""However a journal is cut, restored, shuffled or re-delivered: what the rules say comes out, and nothing else."""
+"""However a journal is cut, restored, divided, shuffled or re-delivered: what the rules say comes out, and nothing else."""
 
 from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.scripted import MINUTE, SECOND, T0, Script, feed, run
-from tickhouse.quality.reading import DERIVED, read_partition
+from tests.property.markets import assert_read, assert_same, last_clock, market, rules_of, values_of
+from tests.scripted import SECOND, Script, run
+from tickhouse.model import Instrument, Trade
+from tickhouse.quality.reading import DERIVED
 from tickhouse.rules import Rules
-from tickhouse.tables import CAUSE, TABLES
+from tickhouse.tables import TABLES
 
-QUARTER = SECOND // 4
-FEEDS = [feed(), feed("ETH-USDT", identity="unique"), feed("AAPL", "IEX", "none"), feed("SOL-USDT")]
-RULES = Rules(indicators=("sma(3)", "ema(3)", "bbands(3,2)", "volatility(3)", "rsi(3)"), detector="zscore(5,2)")
-DAY_END = T0 + 12 * 60 * MINUTE
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def market(seed: int, *, steps: int = 150, disorder: bool = True, start: int = DAY_END - 7 * MINUTE) -> Script:
-    """A random market over midnight: duplicates, late trades, holes, jumps of the clock, bad values, new ids."""
-    dice = random.Random(seed)
-    script, clock = Script(), start
-    next_id = {one.symbol: 100 for one in FEEDS}
-    sent: list[tuple[int, float, float, int | None, Any]] = []
-    script.beat(clock)
-    for _ in range(steps):
-        if dice.random() < 0.35:
-            clock += QUARTER * (dice.randint(1, 8) if dice.random() < 0.9 else dice.randint(40, 900))
-            script.beat(clock)
-            continue
-        one = dice.choice(FEEDS)
-        late = dice.choice([0, 0, 0, 5, 20, 90, 400]) if disorder else 0
-        ts = clock - late * SECOND + dice.randint(-SECOND, SECOND)
-        trade_id = next_id[one.symbol] if one.identity != "none" else None
-        next_id[one.symbol] += dice.choice([1, 1, 1, 1, 2, 5]) if disorder else 1
-        trade = (ts, round(100 + dice.gauss(0, 1), 2), round(dice.expovariate(1), 3), trade_id, one)
-        fate = dice.random() if disorder else 1.0
-        if fate < 0.05 and sent:
-            trade = dice.choice(sent)
-        elif fate < 0.08:
-            trade = (ts, dice.choice([0.0, -1.0, 1e300]), 1.0, trade_id, one)
-        elif fate < 0.10:
-            script.rejected("malformed", bytes([dice.randrange(256) for _ in range(5)]))
-        elif fate < 0.11:
-            script.event("new_ids", source="test", venue=one.venue, symbol=one.symbol)
-        elif fate < 0.12:
-            script.event("refilled", source="test", venue=one.venue, symbol=one.symbol, detail={"first": 0, "last": 10_000})
-        script.trade(trade[0], trade[1], trade[2], trade[3], trade[4], backfilled=fate > 0.97 and disorder)
-        sent.append(trade)
-    for _ in range(3):
-        clock += 40 * SECOND
-        script.beat(clock)
-    return script
+SEEDS = st.integers(0, 10**9)
+_HOW: Any = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+FEW = settings(max_examples=28, **_HOW)
+MANY = settings(max_examples=3_000, **_HOW)
 
 
-def result(script: Script, **how: Any) -> dict[str, pl.DataFrame]:
+def result(script: Script, rules: Rules, **how: Any) -> dict[str, pl.DataFrame]:
     """Run a script in a house of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        return run(script, Path(folder), RULES, **how)
+        return run(script, Path(folder), rules, **how)
 
 
-def assert_same(
-    left: dict[str, pl.DataFrame], right: dict[str, pl.DataFrame], names: list[str], columns: list[str] | None = None
-) -> None:
-    """Compare tables as multisets of rows."""
-    for name in names:
-        shown = columns or TABLES[name].schema.names
-        one, other = (side[name].select(shown).sort(shown, nulls_last=True) for side in (left, right))
-        only_one, only_other = (a.join(b, on=shown, how="anti", nulls_equal=True) for a, b in ((one, other), (other, one)))
-        assert one.equals(other), f"{name}:\n{only_one}\n--\n{only_other}"
-
-
-@FEW
-@given(seed=st.integers(0, 10**9), data=st.data())
-def test_cut_and_restored_anywhere_gives_the_same_rows(seed: int, data: st.DataObject) -> None:
+def cut_and_restored(seed: int) -> None:
+    dice, rules = random.Random(seed), rules_of(seed)
     script = market(seed)
-    places = st.lists(st.integers(1, len(script.records) - 1), max_size=12)
-    cuts, restores, live = data.draw(places), data.draw(places), data.draw(st.booleans())
-    assert_same(result(script), result(script, cuts=cuts, restore_at=restores, live=live), list(TABLES))
+    cuts, restores = ([dice.randrange(1, len(script.records)) for _ in range(dice.randint(0, 14))] for _ in range(2))
+    pieces = result(script, rules, cuts=cuts, restore_at=restores, live=dice.random() < 0.5)
+    assert_same(result(script, rules), pieces, list(TABLES))
 
 
-@FEW
-@given(seed=st.integers(0, 10**9))
-def test_the_plain_reading_of_the_rules_gives_the_same_rows(seed: int) -> None:
-    script = market(seed)
-    tables = result(script, cuts=range(0, len(script.records), 17))
-    clock = max(record for kind, record in script.records if kind == "beat")
-    trades, rejected, events = (
-        tables[name].to_arrow().cast(TABLES[name].schema) for name in ("bronze.trades", "bronze.rejected", "bronze.events")
-    )
-    reading = read_partition(trades, rejected, events, RULES, clock)
-    assert not reading.other_verdicts
-    read = {name: pl.from_arrow(reading.tables[name]) for name in DERIVED}
-    for name in DERIVED:
-        assert_same(tables, read, [name], [column for column in TABLES[name].schema.names if column not in CAUSE])
+def read_plainly(seed: int) -> None:
+    script, rules = market(seed, wide=seed % 31 == 0), rules_of(seed)
+    tables = result(script, rules, cuts=range(0, len(script.records), 17))
+    assert_read(tables, rules, last_clock(script))
 
 
-@FEW
-@given(seed=st.integers(0, 10**9))
-def test_an_exact_redelivery_changes_neither_silver_nor_gold(seed: int) -> None:
+def redelivered(seed: int) -> None:
+    dice, rules = random.Random(seed), rules_of(seed)
     script = market(seed, disorder=False)
-    dice = random.Random(seed + 1)
     again = Script()
     for kind, record in script.records:
         again.records.append((kind, record))
-        if kind == "trade" and record.feed.identity != "none" and dice.random() < 0.2:
+        if kind == "trade" and record.feed.identity != "none" and dice.random() < 0.3:
             again.records.append((kind, record))
-    names = ["silver.trades", "gold.bars", "gold.indicators", "gold.anomalies", "gold.gaps"]
-    for name in names:
-        values = [column for column in TABLES[name].schema.names if column not in CAUSE]
-        assert_same(result(script), result(again), [name], values)
+    once, twice = result(script, rules), result(again, rules)
+    assert twice["bronze.trades"].height == once["bronze.trades"].height + len(again.records) - len(script.records)
+    for name in DERIVED:
+        assert_same(once, twice, [name], values_of(name))
 
 
-@FEW
-@given(seed=st.integers(0, 10**9))
-def test_any_order_between_two_heartbeats_gives_the_same_bars(seed: int) -> None:
-    script = market(seed, disorder=False, start=T0)
-    dice = random.Random(seed + 2)
-    shuffled, run_of = Script(), []
-    for kind, record in [*script.records, ("beat", None)]:
-        if kind == "trade" and record.feed.identity != "none":
-            run_of.append((kind, record))
+def divided(seed: int) -> None:
+    """Each half of the symbols in a partition of its own, with the same heartbeats."""
+    dice, rules = random.Random(seed), rules_of(seed)
+    script = market(seed)
+    names = sorted({_instrument(kind, record) for kind, record in script.records} - {None})
+    here = {name for name in names if dice.random() < 0.5}
+    halves = [
+        Script([(kind, record) for kind, record in script.records if kind == "beat" or (_instrument(kind, record) in here) == inside])
+        for inside in (True, False)
+    ]
+    whole = result(script, rules)
+    parts = [result(half, rules, live=dice.random() < 0.5) for half in halves]
+    for name in TABLES:
+        together = {name: pl.concat([part[name] for part in parts])}
+        assert_same(whole, together, [name], values_of(name))
+
+
+def delayed(seed: int) -> None:
+    """Trades held back as long as none of them is late for any bar: what is final in the end is the same."""
+    dice, rules = random.Random(seed), rules_of(seed)
+    script = market(seed, rules=rules, disorder=False, on_time=True)
+    held = Script()
+    waiting: list[tuple[str, Any]] = []
+    for kind, record in script.records:
+        if kind == "trade" and dice.random() < 0.5:
+            waiting.append((kind, record))
             continue
-        dice.shuffle(run_of)
-        shuffled.records += run_of
-        run_of = []
-        if record is not None:
-            shuffled.records.append((kind, record))
-    values = [column for column in TABLES["gold.bars"].schema.names if column not in CAUSE]
-    assert_same(result(script), result(shuffled), ["gold.bars"], values)
+        if kind == "beat":
+            go = [item for item in waiting if _due(item[1], rules) <= record or dice.random() < 0.3]
+            waiting = [item for item in waiting if item not in go]
+            held.records += go
+        held.records.append((kind, record))
+    assert not waiting
+    bars, later = result(script, rules)["gold.bars"], result(held, rules)["gold.bars"]
+    assert bars["revision"].max() in (0, None)
+    unordered = _without_order_of_equals({"gold.bars": bars}, script)
+    assert_same(unordered, _without_order_of_equals({"gold.bars": later}, script), ["gold.bars"], unordered["gold.bars"].columns)
 
 
-@FEW
-@given(seed=st.integers(0, 10**9))
-def test_bars_add_up(seed: int) -> None:
-    tables = result(market(seed))
+def shuffled(seed: int) -> None:
+    """Any order between two heartbeats, of trades with ids (equal times without ids stay as they came)."""
+    dice, rules = random.Random(seed), rules_of(seed)
+    script = market(seed, disorder=False)
+    mixed = Script()
+    for is_trade, group in groupby(script.records, key=lambda record: record[0] == "trade"):
+        records = list(group)
+        if is_trade:
+            dice.shuffle(records)
+        mixed.records += records
+    one, other = (_without_order_of_equals(result(each, rules), script) for each in (script, mixed))
+    assert_same(one, other, ["gold.bars"], one["gold.bars"].columns)
+
+
+def adding_up(seed: int) -> None:
+    script, rules = market(seed), rules_of(seed)
+    tables = result(script, rules)
     bars = tables["gold.bars"]
-    assert bars.filter(
-        (pl.col("low") > pl.min_horizontal("open", "close")) | (pl.col("high") < pl.max_horizontal("open", "close"))
-    ).is_empty()
-    latest = bars.filter(pl.col("interval") == "1m").sort("revision").group_by("venue", "symbol", "start").last()
-    issued = latest.select("venue", "symbol", "start")
-    trades = (
-        tables["silver.trades"].with_columns(start=pl.col("ts").dt.truncate("1m")).join(issued, on=["venue", "symbol", "start"])
-    )
-    assert latest["trades"].sum() <= trades.height
-    received = sum(1 for kind, _ in market(seed).records if kind in ("trade", "rejected"))
+    assert bars.filter((pl.col("low") > pl.col("open")) | (pl.col("close") > pl.col("high"))).is_empty()
+    assert bars.filter((pl.col("low") > pl.col("close")) | (pl.col("open") > pl.col("high"))).is_empty()
+    received = sum(1 for kind, _ in script.records if kind in ("trade", "rejected"))
     assert tables["bronze.trades"].height + tables["bronze.rejected"].height == received
+    accepted = tables["bronze.trades"].filter((pl.col("verdict") == "accepted") & (pl.col("kind") == "trade"))
+    assert tables["silver.trades"].height == accepted.height
+    keys = TABLES["gold.bars"].key
+    assert bars.select(keys).is_duplicated().sum() == 0
+    key = [name for name in keys if name != "revision"]
+    late = tables["silver.trades"]["late"].sum()
+    finest = bars.filter(pl.col("interval") == rules.intervals[0]).group_by(key).agg(pl.col("revision").max())
+    assert finest["revision"].sum() <= late
+
+
+def _instrument(kind: str, record: Any) -> tuple[str, str] | None:
+    if kind == "trade":
+        named: Instrument = record.feed.instrument
+        return named.venue, named.symbol
+    if kind == "event" and record.symbol is not None:
+        return record.venue, record.symbol
+    return None
+
+
+def _due(trade: Trade, rules: Rules) -> int:
+    """The first heartbeat at which a trade would be late for its finest bar (local days end on its borders, too)."""
+    finest = rules.interval_us[0]
+    if finest == 86_400 * SECOND:
+        return 0
+    return trade.ts // finest * finest + finest + rules.lateness_us
+
+
+def _without_order_of_equals(tables: dict[str, pl.DataFrame], script: Script) -> dict[str, pl.DataFrame]:
+    """Leave out open and close of instruments without ids where two of their trades have the same ts."""
+    seen: set[tuple[str, int]] = set()
+    doubtful: set[str] = set()
+    for kind, record in script.records:
+        if kind == "trade" and record.feed.identity == "none":
+            if (record.feed.symbol, record.ts) in seen:
+                doubtful.add(record.feed.symbol)
+            seen.add((record.feed.symbol, record.ts))
+    blank = pl.col("symbol").is_in(sorted(doubtful))
+    columns = [pl.when(blank).then(None).otherwise(pl.col(name)).alias(name) for name in ("open", "close")]
+    return {"gold.bars": tables["gold.bars"].select(values_of("gold.bars")).with_columns(columns)}
+
+
+def _short(check: Callable[[int], None]) -> Callable[..., None]:
+    return FEW(given(seed=SEEDS)(check))
+
+
+test_cut_and_restored_anywhere_gives_the_same_rows = _short(cut_and_restored)
+test_the_plain_reading_of_the_rules_gives_the_same_rows = _short(read_plainly)
+test_an_exact_redelivery_changes_neither_silver_nor_gold = _short(redelivered)
+test_symbols_divided_over_two_partitions_give_the_same_rows = _short(divided)
+test_a_delay_after_which_nothing_is_late_gives_the_same_final_bars = _short(delayed)
+test_any_order_between_two_heartbeats_gives_the_same_bars = _short(shuffled)
+test_rows_add_up = _short(adding_up)
+
+CHECKS = [cut_and_restored, read_plainly, redelivered, divided, delayed, shuffled, adding_up]
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("check", CHECKS, ids=[check.__name__ for check in CHECKS])
+def test_thousands_of_markets_give_what_the_rules_say(check: Callable[[int], None]) -> None:
+    MANY(given(seed=SEEDS)(check))()

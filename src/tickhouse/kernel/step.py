@@ -172,10 +172,13 @@ def _continuous(state: State, settings: Settings, inputs: _Inputs, gaps: Array, 
 
 
 @inner
-def _order_of(kind: int, number: int, high: int, offset: int, row: int) -> tuple[int, int, int]:
-    """Rule R2: return the two numbers that order trades of the same ts, and 1 where the second is a numeric id."""
+def _order_of(kind: int, number: int, high: int) -> tuple[int, int, int]:
+    """Rule R2: return the two numbers that order trades of the same ts, and 1 where the second is a numeric id.
+
+    Where both are equal, or there is no id, trades stand as they came: a bar takes them in the order of the journal.
+    """
     if kind == _NONE:
-        return offset ^ _SIGN, row, 0
+        return _SIGN, 0, 0
     if high != 0:
         return high ^ _SIGN, number ^ _SIGN, 0
     return _SIGN, number, 1
@@ -188,7 +191,7 @@ def _trades(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, un
     head, instruments, ring, bars, limbs = state.head, state.instruments, state.ring, state.bars, state.limbs
     feeds, feed, times, prices, sizes = inputs.feeds, inputs.feed, inputs.ts, inputs.price, inputs.size
     size_bits, value_bits, ids, highs = inputs.size_bits, inputs.value_bits, inputs.trade_id, inputs.trade_id_hi
-    kinds, backfilled, offsets, rows = inputs.kind, inputs.backfilled, inputs.offset, inputs.row
+    kinds, backfilled = inputs.kind, inputs.backfilled
     window, threshold = settings.window, settings.threshold
     clock = head[CLOCK]
     reached = clock - settings.lateness if clock != NO_TIME else clock
@@ -212,7 +215,7 @@ def _trades(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, un
         out.epoch[i] = row["epoch"]
         late, anomaly, deviation, mean = 0, 0, np.nan, np.nan
         if verdict == ACCEPTED and kinds[i] == 0:
-            key, second, numeric = _order_of(kind, number, high, offsets[i], rows[i])
+            key, second, numeric = _order_of(kind, number, high)
             slot, end = row["bar"], row["bar_end"]
             if not row["bar_start"] <= ts < end:
                 slot, end = _other_bar(state, settings, instrument, ts, reached)

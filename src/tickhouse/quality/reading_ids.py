@@ -66,15 +66,22 @@ class Ids:
         self._tracked: list[_Gap] = []
         self._sighted: dict[int, int] = {}
         self._ever: set[int] = set()
+        """Ids in `silver.trades`, of every epoch and id space."""
 
     def judge(self, trade: ReceivedTrade) -> str:
         """Return the verdict on a valid trade, and remember it if it is accepted."""
         trade.epoch = self._epoch
         space = (trade.id_space, trade.identity)
-        if self._space is None:
-            self._space = space
-        if space != self._space:
+        if self._space not in (None, space):
             return "identity"
+        verdict = self._verdict(trade)
+        if verdict == "accepted":
+            self._space = space
+            if trade.identity != "none" and trade.kind == "trade":
+                self._ever.add(id_key(trade))
+        return verdict
+
+    def _verdict(self, trade: ReceivedTrade) -> str:
         if trade.identity == "contiguous":
             return self._contiguous(trade)
         return self._unique(trade) if trade.identity == "unique" else "accepted"
@@ -112,8 +119,6 @@ class Ids:
         if trade.backfilled and key in self._ever:
             return "duplicate"
         self._sighted[key] = trade.clock
-        if trade.kind == "trade":
-            self._ever.add(key)
         return "accepted"
 
     def _contiguous(self, trade: ReceivedTrade) -> str:
