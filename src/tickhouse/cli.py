@@ -144,6 +144,8 @@ def query(
 
     Also gold.bars_latest (newest revision of each bar) and gold.indicators_wide (one column an output).
     """
+    import polars as pl
+
     from tickhouse import screen
 
     data = _reading(house).sql(sql)
@@ -153,7 +155,10 @@ def query(
         }  # fmt: skip
         if output.suffix not in writers:
             raise ConfigError(f"--output {output}: the suffix says the format; use {', '.join(writers)}")
-        writers[output.suffix](output)
+        try:
+            writers[output.suffix](output)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ConfigError(f"--output {output} cannot be written ({error}); name another file or format") from error
         screen.errors.print(f"{len(data):,} rows written to {output}", highlight=False)
     elif as_json:
         print(data.write_json())
@@ -199,10 +204,10 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Close days: rewrite their small files into large ones, sorted by symbol and time. No row changes."""
-    from tickhouse import runs
+    from tickhouse import upkeep
 
     settings = _settings(config, {"lake.layout": layout})
-    result = runs.compact(_house(house), settings, _day(day))
+    result = upkeep.compact(_house(house), settings, _day(day))
     if as_json:
         _print_json(result)
     else:
@@ -213,9 +218,9 @@ def compact(
 @app.command()
 def doctor(house: HouseDir = DEFAULT_HOUSE, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check what the house needs: its folder, journal, lake, sources, compiler cache, clock."""
-    from tickhouse import runs
+    from tickhouse import upkeep
 
-    findings = runs.doctor(_house(house), _settings(config, {}))
+    findings = upkeep.doctor(_house(house), _settings(config, {}))
     if as_json:
         _print_json([{"what": what, "ok": ok, "detail": detail} for what, ok, detail in findings])
     else:
@@ -263,8 +268,8 @@ def main() -> None:
     """Run the command line; every error Tickhouse raises on purpose is one clear line and a code that is not 0."""
     from tickhouse.telemetry import configure_logging
 
-    configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))
     try:
+        configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))
         app()
     except TickhouseError as error:
         print(f"tickhouse: {error}", file=sys.stderr)
@@ -274,6 +279,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        print(f"tickhouse: the operating system refused: {error}; mend that and start again", file=sys.stderr)
+        sys.exit(2)
 
 
 def _day(text: str | None) -> Any:

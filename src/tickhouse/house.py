@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,11 +20,12 @@ import polars as pl
 import pyarrow as pa
 
 from tickhouse.engines.embedded import EmbeddedEngine, Listener
-from tickhouse.errors import ConfigError, HouseLockedError, SchemaMismatchError
+from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError
 from tickhouse.history import LakeHistory
 from tickhouse.journal.base import Journal
 from tickhouse.journal.recording import Recording
 from tickhouse.journal.sqlite import SqliteJournal
+from tickhouse.journal.sqlite_file import translated
 from tickhouse.model import Position
 from tickhouse.pipeline import Pipeline
 from tickhouse.plugins import SOURCES, build, names
@@ -87,7 +88,7 @@ class House:
         try:
             about = json.loads(file.read_text("utf-8"))
             version, kind = int(about["version"]), about["journal"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SchemaMismatchError(
                 f"{file} is damaged ({error}); restore it, it holds only version and kind of journal"
             ) from error
@@ -201,6 +202,10 @@ class House:
                 "to send them through its journal"
             )
             raise ConfigError(f"{self.path} has a {have} journal: {hint}")
+        elif self.stored_rules() is None and any(self.lake_path.glob("*/*/_delta_log")):
+            raise SchemaMismatchError(
+                f"{self.path} has tables, but its journal.db is missing or empty; restore that file, or use a new --house"
+            )
 
     def sqlite(self, rules: Rules, settings: Settings) -> SqliteJournal:
         """Return the live journal of this house; hold it for writing first."""
@@ -224,9 +229,12 @@ class House:
         """Return the engine over a journal of this house, where the last run left off."""
         checkpoint = journal.checkpoint(0)
         start, state = checkpoint if checkpoint is not None else (Position(), None)
+        lake = self.lake()
+        if min(lake.positions(0).values()).offset < start.offset:
+            # A table lost what it had: from the journal's beginning on, it is filled again, and the others skip what they have.
+            start, state = Position(), None
         history = LakeHistory(LakeTables(self.lake_path), 0)
         pipeline = Pipeline(0, rules, history, state)
-        lake = self.lake()
         engine = EmbeddedEngine(
             journal,
             pipeline,
@@ -245,15 +253,33 @@ class House:
             return None
         return stored_rules(self.journal_path)
 
+    def snapshot_offset(self) -> int:
+        """Return where the newest stored snapshot was taken: every table had reached it; 0 where there is none."""
+        row = _peek(self.journal_path, "SELECT max(offset) FROM checkpoints") if self.journal_path.exists() else None
+        return int(row[0] or 0) if row else 0
+
 
 def stored_rules(journal: Path) -> Rules | None:
-    """Read the rules that a journal file holds; both kinds keep them alike."""
+    """Read the rules that a journal file holds, None from one not begun; both kinds keep them alike.
+
+    Raises:
+        LogCorruptError: the file is damaged.
+    """
+    row = _peek(journal, "SELECT value FROM meta WHERE key = 'rules'")
+    return Rules.from_json(row[0] if isinstance(row[0], bytes) else row[0].encode()) if row else None
+
+
+def _peek(journal: Path, query: str) -> tuple[Any, ...] | None:
+    """Return the first row of a query; None from a journal without tables, as a kill at its first instant leaves it."""
     import sqlite3
 
-    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as connection:
-        row = connection.execute("SELECT value FROM meta WHERE key = 'rules'").fetchone()
-    connection.close()
-    return Rules.from_json(row[0] if isinstance(row[0], bytes) else row[0].encode()) if row else None
+    is_closed = not journal.with_name(journal.name + "-wal").exists() and not os.access(journal.parent, os.W_OK)
+    how = "immutable=1" if is_closed else "mode=ro"
+    with translated(journal), closing(sqlite3.connect(f"{journal.absolute().as_uri()}?{how}", uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return None
+        row: tuple[Any, ...] | None = connection.execute(query).fetchone()
+        return row
 
 
 class _Stored:
@@ -261,6 +287,7 @@ class _Stored:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._snapshot = house.snapshot_offset()  # before the tables are looked at: a writer moves them first
         self._lake = LakeTables(house.lake_path)
 
     def rules(self) -> Rules:
@@ -275,8 +302,18 @@ class _Stored:
         return 1
 
     def position(self, partition: int) -> Position:
-        """Return the smallest position over the tables."""
-        return min(self._lake.position(name, partition) for name in TABLES)
+        """Return the smallest position over the tables.
+
+        Raises:
+            LogCorruptError: a table has lost rows that it had.
+        """
+        position, name = min((self._lake.position(name, partition), name) for name in TABLES)
+        if position.offset < self._snapshot:
+            raise LogCorruptError(
+                f"{name} reaches record {position.offset} only, though it had reached {self._snapshot}: rows were lost; "
+                "the next `tickhouse run` or `replay` fills it again from the journal, or restore the lake from a backup"
+            )
+        return position
 
     def read(self, table: str, partition: int, below: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of a partition whose offset is below the given one."""

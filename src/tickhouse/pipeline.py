@@ -244,14 +244,14 @@ class Pipeline:
             reason = REASONS[int(step.verdict[i])]
             self.counts.reject(reason)
             judged.append((
-                Rejected(
+                bounded(Rejected(
                     source=self.feeds.feeds[int(trades.feed[i])].source,
                     received_at=int(trades.received_at[i]),
                     reason=reason,
                     payload=trade_json(trades, int(i), self.feeds),
                     offset=int(trades.offset[i]),
                     row=int(trades.row[i]),
-                ),
+                )),
                 int(step.clock[i]),
             ))  # fmt: skip
 

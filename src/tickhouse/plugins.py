@@ -66,7 +66,11 @@ def build(group: str, name: str, options: dict[str, Any], **given: Any) -> Any:
             arguments[settings_name] = hints[settings_name].model_validate(options)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ConfigError(f"{name}.{'.'.join(map(str, first['loc']))} = {first.get('input')!r}: {first['msg']}") from error
+            hint = first["msg"]
+            if first["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(str(first["loc"][-1]), hints[settings_name].model_fields, 1, 0.0)
+                hint = f"there is no such option; did you mean {near[0] if near else '(none)'!r}?"
+            raise ConfigError(f"{name}.{'.'.join(map(str, first['loc']))} = {first.get('input')!r}: {hint}") from error
     elif options:
         raise ConfigError(f"{name} takes no options, given {sorted(options)}")
     return cls(**arguments)

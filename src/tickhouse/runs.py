@@ -1,4 +1,4 @@
-"""What the long commands do: a live run, a replay, a compaction, a check-up. The command line adds only what is painted."""
+"""What the long commands do: a live run, a replay. The command line adds only what is painted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import date
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import structlog
 
 from tickhouse.clock import SystemClock
 from tickhouse.engines.embedded import EmbeddedEngine
@@ -20,26 +21,30 @@ from tickhouse.ingest import Ingest
 from tickhouse.journal.base import Journal
 from tickhouse.journal.frames import FrameRecorder
 from tickhouse.journal.pace import PacedJournal
+from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.journal.transfer import transfer
 from tickhouse.lines import FileOptions
 from tickhouse.live import Board
 from tickhouse.model import NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts
-from tickhouse.plugins import SINKS, SOURCES, build, names
+from tickhouse.plugins import SOURCES, build, load
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import HouseRules, Settings
 from tickhouse.sinks.base import Outputs
 from tickhouse.sources.base import Source
 
-__all__ = ["LiveRun", "ReplayRun", "compact", "doctor", "file_options", "house_rules", "summary"]
+__all__ = ["LiveRun", "ReplayRun", "file_options", "house_rules", "summary"]
 
 _REACHABLE_S = 5.0
 _HINT_AFTER = 1_000
 _HINT_SHARE = 0.01
 _MAINTAIN_S = 5.0
+_MINUTE_S = 60.0
 _SHOW_S = 0.1
 
 Progress = Callable[[float, float], None]
+
+_log = structlog.get_logger(__name__)
 
 
 def house_rules(house: House, settings: Settings) -> Rules:
@@ -87,6 +92,7 @@ class LiveRun:
         self.board = Board()
         self._stack = ExitStack()
         self._work: Work | None = None
+        self._journal: SqliteJournal | None = None
         self._threads: list[threading.Thread] = []
         self._ingest: Ingest | None = None
         self._leaving = threading.Event()
@@ -107,7 +113,7 @@ class LiveRun:
         with self._stack as stack:
             stack.enter_context(self._house.writing("sqlite"))
             rules = house_rules(self._house, self._settings)
-            journal = self._house.sqlite(rules, self._settings)
+            self._journal = journal = self._house.sqlite(rules, self._settings)
             stack.callback(journal.close)
             self._work = work = self._house.work(journal, rules, self._settings, self.board.update)
             stack.callback(work.close)
@@ -154,17 +160,43 @@ class LiveRun:
 
     def _maintain(self) -> None:
         """Keep the journal small: its write-ahead log folded in, what every table has dropped by age."""
-        assert self._work is not None
-        journal, keep = self._work.journal, parse_duration(self._settings.journal.keep)
+        assert self._journal is not None
+        keep = parse_duration(self._settings.journal.keep)
+        watch = _ClockWatch()
         while not self._leaving.wait(_MAINTAIN_S):
-            journal.maintain()  # type: ignore[attr-defined]
-            checkpoint = journal.checkpoint(0)
+            watch.look(self.counts)
+            self._journal.maintain()
+            checkpoint = self._journal.checkpoint(0)
             if checkpoint is not None:
-                journal.prune(checkpoint[0].offset, keep)  # type: ignore[attr-defined]
+                self._journal.prune(checkpoint[0].offset, keep)
+
+
+class _ClockWatch:
+    """Rule R12: many trades from the future within a minute mean that the host's clock is behind; someone should look."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._received = self._future = 0
+
+    def look(self, counts: Counts) -> None:
+        received, future = counts.received, counts.rejected.get("future", 0)
+        if time.monotonic() - self._since < _MINUTE_S:
+            return
+        fresh, early = received - self._received, future - self._future
+        if early > _HINT_SHARE * fresh:
+            _log.warning(
+                "clock_behind",
+                future=early,
+                received=fresh,
+                hint="the host's clock is behind the venue's: is time synchronised?",
+            )
+        self._since, self._received, self._future = time.monotonic(), received, future
 
 
 def _choose(settings: Settings, symbols: Sequence[str] | None) -> tuple[list[Source], str, str]:
     """Return the sources to run, their names, and why these."""
+    for name in settings.sources.options:
+        load(SOURCES, name)  # a mistyped section would be settings that nobody reads
     asked = settings.sources.enabled
     if asked:
         sources = [_source(name, settings, symbols) for name in asked]
@@ -243,8 +275,10 @@ class ReplayRun:
         if to not in (None, "sqlite"):
             raise ConfigError(f"--to {to!r}: use sqlite")
         for file in files:
-            if not file.is_file():
+            if not file.exists():
                 raise ConfigError(f"{file}: no such file")
+            if not file.is_file():
+                raise ConfigError(f"{file} is no file; name the files themselves, e.g. {file}/*.ndjson, oldest first")
         self._multiple = _multiple(speed)
         self._house = house
         self._settings = settings
@@ -335,55 +369,3 @@ def _multiple(speed: str) -> float | None:
     if not 0 < multiple < float("inf"):
         raise ConfigError(f"--speed {speed!r}: use max, or how many times recorded time, e.g. 1 or 10")
     return multiple
-
-
-def compact(house: House, settings: Settings, day: date | None) -> dict[str, dict[str, int]]:
-    """Close days of the lake; return by table how many files there were and are."""
-    house.must_exist()
-    kind = house.kind
-    assert kind is not None
-    with house.writing(kind):
-        return house.lake().compact(day, settings.lake.layout)
-
-
-def doctor(house: House, settings: Settings) -> list[tuple[str, bool, str]]:
-    """Check everything a run needs; return (what, whether it is well, what was found)."""
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("house", lambda: f"{house.path}: {house.kind or 'none yet'}"),
-        ("compiler cache", _check_compiler),
-        *((f"source {name}", lambda name=name: _check_source(name, settings)) for name in names(SOURCES)),
-    ]
-    if house.kind is not None:
-        checks.append(("lake", lambda: house.lake().check()))
-        checks.append(("tables", lambda: ", ".join(f"{name} {rows:,}" for name, rows in house.queries.row_counts().items())))
-    checks.append(("sinks", lambda: ", ".join(names(SINKS))))
-    findings = []
-    for what, check in checks:
-        try:
-            findings.append((what, True, check()))
-        except TickhouseError as error:
-            findings.append((what, False, str(error)))
-    return findings
-
-
-def _check_source(name: str, settings: Settings) -> str:
-    try:
-        return asyncio.run(asyncio.wait_for(_source(name, settings, None).check(), _REACHABLE_S))
-    except TimeoutError:
-        raise TickhouseError(f"no answer in {_REACHABLE_S:g} s") from None
-
-
-def _check_compiler() -> str:
-    import os
-
-    from numba import config
-
-    folder = config.CACHE_DIR or str(Path(__file__).parent / "kernel" / "__pycache__")
-    target = Path(folder)
-    while not target.exists():
-        target = target.parent
-    if not os.access(target, os.W_OK):
-        raise TickhouseError(
-            f"{folder} is not writable: every start will compile again; set NUMBA_CACHE_DIR to a folder that is"
-        )
-    return folder

@@ -38,7 +38,7 @@ def live_view(board: Board, counts: Counts, source: str, started: float) -> Grou
         change = Text(f"{line.change_pct:+.2f}%", "green" if line.change_pct >= 0 else "red")
         lag = "-" if line.lag_us is None else f"{line.lag_us / 1000:,.0f} ms"
         table.add_row(
-            line.symbol, line.venue, f"{line.last:,.8g}", change, f"{line.trades:,}", f"{line.rate(now):,.1f}", lag,
+            Text(_plain(line.symbol)), Text(_plain(line.venue)), f"{line.last:,.8g}", change, f"{line.trades:,}", f"{line.rate(now):,.1f}", lag,
             f"{line.late:,}", f"{line.duplicate:,}",
             f"{line.rejected:,}",
         )  # fmt: skip
@@ -86,22 +86,25 @@ def frame(data: pl.DataFrame, limit: int = 50) -> Table:
     """Return a query's result as a table of at most `limit` rows."""
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     for name, kind in data.schema.items():
-        table.add_column(name, justify="right" if kind.is_numeric() else "left", no_wrap=True)
+        table.add_column(Text(_plain(name)), justify="right" if kind.is_numeric() else "left", no_wrap=True)
     for row in data.head(limit).iter_rows():
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(Text("null", "dim") if value is None else Text(_cell(value)) for value in row))
     if len(data) > limit:
         table.caption = f"{limit} of {len(data):,} rows; all of them: --output FILE.csv, .json or .parquet, or --json"
     return table
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "[dim]null[/dim]"
     if isinstance(value, dt.datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".")
     if isinstance(value, float):
         return f"{value:.10g}"
-    return str(value).replace("[", r"\[")
+    return _plain(str(value))
+
+
+def _plain(text: str) -> str:
+    """Return text that moves no cursor and colours nothing: symbols come from outside."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def verify_table(report: Report) -> Table:

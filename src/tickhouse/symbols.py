@@ -49,6 +49,7 @@ _KRAKEN_LEGACY = {
     "XXDG": "DOGE",
 }
 _KRAKEN = {**_KRAKEN_LEGACY, "XDG": "DOGE"}
+_MOST_CHARACTERS = 1_000
 _SEPARATORS = re.compile(r"[/_\-\s]+")
 
 
@@ -64,7 +65,7 @@ def normalise(spelled: str, venue: str | None = None) -> tuple[str, str]:
         venue: Where it trades; None or empty = `AGGREGATE`. A venue inside `spelled` wins.
 
     Raises:
-        OutOfRangeError: nothing is left of `spelled`; reject the message it came in.
+        OutOfRangeError: nothing is left of `spelled`, or it is longer than any name; reject the message it came in.
 
     Example:
         >>> normalise("BINANCE:BTCUSDT")
@@ -74,6 +75,8 @@ def normalise(spelled: str, venue: str | None = None) -> tuple[str, str]:
         >>> normalise("AAPL")
         ('AGGREGATE', 'AAPL')
     """
+    if len(spelled) > _MOST_CHARACTERS:
+        raise OutOfRangeError("symbol", f"{spelled[:40]!r}... has {len(spelled):,} characters; nothing is named so")
     prefix, _, rest = spelled.upper().rpartition(":")
     where = prefix.strip() or (venue or "").strip().upper() or DEFAULT_VENUE
     parts = [part for part in _SEPARATORS.split(rest) if part]

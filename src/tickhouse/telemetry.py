@@ -7,11 +7,21 @@ import sys
 
 import structlog
 
+from tickhouse.errors import ConfigError
+
 __all__ = ["configure_logging"]
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def configure_logging(level: str = "warning") -> None:
-    """Send structured logs to standard error; normal running is silent."""
+    """Send structured logs to standard error; normal running is silent.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
+    if level.lower() not in _LEVELS:
+        raise ConfigError(f"TICKHOUSE_LOG = {level!r}: use {', '.join(_LEVELS)}")
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),

@@ -14,7 +14,7 @@ PLACES = {
     "aiohttp": ("sources",),
     "deltalake": ("sinks",),
     "duckdb": ("history", "serving"),
-    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "runs"),
+    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),
     "rich": ("cli", "screen"),

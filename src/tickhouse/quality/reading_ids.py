@@ -75,10 +75,10 @@ class Ids:
         if self._space not in (None, space):
             return "identity"
         verdict = self._verdict(trade)
-        if verdict == "accepted":
+        if verdict != "identity":
             self._space = space
-            if trade.identity != "none" and trade.kind == "trade":
-                self._ever.add(id_key(trade))
+        if verdict == "accepted" and trade.identity != "none" and trade.kind == "trade":
+            self._ever.add(id_key(trade))
         return verdict
 
     def _verdict(self, trade: ReceivedTrade) -> str:

@@ -19,7 +19,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from tickhouse.errors import ConfigError, OutOfRangeError
+from tickhouse.errors import ConfigError, LogCorruptError, OutOfRangeError
 from tickhouse.rules import parse_duration
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.symbols import normalise
@@ -269,7 +269,7 @@ class Queries:
             session.execute("SET TimeZone = 'UTC'")
             session.execute("CREATE SCHEMA bronze; CREATE SCHEMA silver; CREATE SCHEMA gold")
             for name in names:
-                session.execute(f"CREATE VIEW {name} AS {_view(TABLES[name], lake.files(name), as_of)}")
+                _create_view(session, name, lake.files(name), as_of)
             if "gold.bars" in names:
                 session.execute(
                     f"CREATE VIEW gold.bars_latest AS {_latest_of('gold.bars', _BAR_KEY, 'available_at, revision')}"
@@ -370,6 +370,16 @@ def _latest_of(name: str, key: str, order: str) -> str:
     return f"SELECT * FROM {name} {_latest(key, order)}"
 
 
+def _create_view(session: duckdb.DuckDBPyConnection, name: str, files: list[str], as_of: When | None) -> None:
+    try:
+        session.execute(f"CREATE VIEW {name} AS {_view(TABLES[name], files, as_of)}")
+    except duckdb.Error as error:
+        told = str(error).partition("\n")[0]
+        raise LogCorruptError(
+            f"a file of {name} is missing or damaged ({told}); restore it from a backup, or make the house anew"
+        ) from error
+
+
 def _create_wide(session: duckdb.DuckDBPyConnection) -> None:
     pairs = session.execute("SELECT DISTINCT indicator, output FROM gold.indicators ORDER BY ALL").fetchall()
     columns = [
@@ -393,5 +403,8 @@ def _must_read_only(session: duckdb.DuckDBPyConnection, query: str) -> None:
 
 def _frame(relation: duckdb.DuckDBPyRelation | None, max_rows: int | None) -> pl.DataFrame:
     assert relation is not None
-    frame: pl.DataFrame = (relation if max_rows is None else relation.limit(max_rows)).pl()
+    try:
+        frame: pl.DataFrame = (relation if max_rows is None else relation.limit(max_rows)).pl()
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"the answer has a column of a type that cannot be shown ({error}); cast it, e.g. x::VARCHAR") from error
     return frame

@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 import structlog
 from deltalake import DeltaTable
 
-from tickhouse.errors import ConfigError, FatalError
+from tickhouse.errors import ConfigError, FatalError, LogCorruptError
 from tickhouse.model import Position
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake_compaction import Layout, close_day, merge_small
@@ -287,17 +287,26 @@ class LakeTables:
             filters: Which rows, e.g. `pc.field("symbol") == "BTC-USDT"`.
             below: Only causes below this offset, by partition; partitions not named have none.
             files: Only these of `data_files`.
+
+        Raises:
+            LogCorruptError: a file that the log names cannot be read.
         """
         schema = _known(name).schema
         chosen = self.data_files(name) if files is None else files
         root = table_path(self.path, _known(name))
-        dataset = ds.dataset([str(root / file.path) for file in chosen], schema=schema, format="parquet")
+        paths = [str(root / file.path) for file in chosen]
         if below is not None:
             within = pc.scalar(False)
             for partition, offset in below.items():
                 within |= (pc.field("partition") == partition) & (pc.field("offset") < offset)
             filters = within if filters is None else filters & within
-        return dataset.to_table(columns=list(columns) if columns is not None else schema.names, filter=filters)
+        try:
+            dataset = ds.dataset(paths, schema=schema, format="parquet")
+            return dataset.to_table(columns=list(columns) if columns is not None else schema.names, filter=filters)
+        except (pa.ArrowException, OSError) as error:
+            raise LogCorruptError(
+                f"a file of {name} is missing or damaged ({error}); restore it from a backup, or make the house anew"
+            ) from error
 
     def _handle(self, name: str) -> DeltaTable | None:
         if name not in self._handles:

@@ -33,6 +33,7 @@ _DAY_US = 86_400_000_000
 _EPOCH = date(1970, 1, 1)
 _WRITE_ONCE = frozenset({"trade_ref", "payload", "sha256", "detail"})
 _PLAIN_NAME = re.compile(r"[^A-Za-z0-9.-]")
+_NAME_CHARACTERS = 100  # of a folder: file systems take 255 bytes; symbols that share one lie in files of their own
 _CODED = pa.dictionary(pa.int32(), pa.string())
 
 Codes = npt.NDArray[Any]
@@ -173,7 +174,7 @@ class FileWriter:
     def __init__(self, table: Table, root: Path, day: date, symbol: str | None = None, prefix: str = "part") -> None:
         folder = f"date={day.isoformat()}"
         if symbol is not None:
-            folder += f"/symbol={_PLAIN_NAME.sub('_', symbol)}"
+            folder += f"/symbol={_PLAIN_NAME.sub('_', symbol)[:_NAME_CHARACTERS]}"
         self._table = table
         self._file = DataFile(f"{folder}/{prefix}-{uuid.uuid4().hex}.parquet", day, 0, 0)
         self._full = root / self._file.path

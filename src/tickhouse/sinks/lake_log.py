@@ -65,7 +65,8 @@ def open_table(lake: Path, table: Table) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
-        raise FatalError(f"the log of {table.name} at {path} cannot be read ({error}); restore it from a backup") from error
+        told = str(error).partition("\n")[0]
+        raise FatalError(f"the log of {table.name} at {path} cannot be read ({told}); restore it from a backup") from error
     stored = [field.name for field in handle.schema().fields]
     expected = lake_schema(table).names
     if stored != expected:

@@ -27,23 +27,31 @@ class ParquetRows:
         self._size = path.stat().st_size
         self.bytes_read = 0
         """An estimate: the share of rows read, of the file's size."""
+        self.torn = False
+        """What comes next is damaged; known once `batches` has ended."""
         try:
             schema = pq.read_schema(path)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise ConfigError(f"{path} is no readable Parquet file: {error}") from error
         self.names: list[str] = schema.names
         self.timed = {field.name for field in schema if pa.types.is_timestamp(field.type) or pa.types.is_date(field.type)}
         """Columns that are times by their type; their values come in microseconds."""
 
     def batches(self, names: Sequence[str], rows: int = _BATCH_ROWS) -> Iterator[list[Mapping[str, Any]]]:
-        """Yield records of the columns `names`; nulls are left out."""
+        """Yield records of the columns `names`; nulls are left out. Ends before a part that cannot be read."""
         with pq.ParquetFile(self._path) as file:
             total, done = max(file.metadata.num_rows, 1), 0
-            for batch in file.iter_batches(batch_size=rows, columns=list(names)):
+            for batch in self._readable(file.iter_batches(batch_size=rows, columns=list(names))):
                 done += batch.num_rows
                 self.bytes_read = self._size * done // total
                 columns = [(name, _values(batch.column(name))) for name in batch.schema.names]
                 yield [{name: values[i] for name, values in columns if values[i] is not None} for i in range(batch.num_rows)]
+
+    def _readable(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except (pa.ArrowException, OSError):
+            self.torn = True
 
 
 def _values(column: pa.Array) -> list[Any]:

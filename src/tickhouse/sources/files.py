@@ -250,10 +250,11 @@ class RecordedFile:
                 builder.read_record(record, at)
                 at += 1
             yield builder.build(at)
+        yield from self._torn_end(at)
 
     def _torn_end(self, at: int) -> Iterator[LineBlock]:
-        if self._text.torn:
-            note = f"{self._path.name}: the compressed data ends early or is damaged after {self._text.bytes_read} bytes"
+        if self._text.torn or (self._parquet is not None and self._parquet.torn):
+            note = f"{self._path.name}: the compressed data ends early or is damaged after {self.bytes_read} bytes"
             empty = np.empty(0, np.int64)
             rejected = rejected_line("torn_file", note.encode(), at)
             yield LineBlock(at + 1, empty_trades(), empty, empty, rejected=[rejected])
