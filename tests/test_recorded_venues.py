@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tests import venue_files
+from tests.scripted import MINUTE, SECOND, Script, rows_of, run
 from tests.venue_files import BarKey, Ohlcv
 from tickhouse.house import House
 from tickhouse.runs import ReplayRun
-from tickhouse.settings import Settings
+from tickhouse.settings import HouseRules, Settings
+from tickhouse.sources.binance import Binance, BinanceSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def _bars(house: Path, file: Path) -> dict[BarKey, Ohlcv]:
-    """Replay a file into a new house; return its minute bars."""
-    told = ReplayRun(House(house), Settings(), [file], {}, say=lambda _line: None).run(threading.Event())
+def _bars(house: Path, file: Path, interval: str = "1m") -> dict[BarKey, Ohlcv]:
+    """Replay a file into a new house; return its bars."""
+    settings = Settings(rules=HouseRules(intervals=tuple(dict.fromkeys((interval, "1m")))))
+    told = ReplayRun(House(house), settings, [file], {}, say=lambda _line: None).run(threading.Event())
     assert told["rejected"] == {}
     assert told["received"] == told["accepted"]
     rows = House(house).sql(
         "select symbol, epoch_ms(start) as start, open, high, low, close, volume from gold.bars "
-        "where interval = '1m' and revision = 0 and symbol <> 'ZZZ'"
+        f"where interval = '{interval}' and revision = 0 and symbol <> 'ZZZ'"
     )
     return {(row[0], row[1]): Ohlcv(*row[2:]) for row in rows.iter_rows()}
 
@@ -54,10 +59,11 @@ def test_comex_gold_has_the_vendors_minute_bars(shared: Path, tmp_path: Path):
         assert ours[symbol, start].volume > theirs[symbol, start].volume
 
 
-def test_oanda_eurusd_has_the_vendors_bars_of_bid_and_ask(shared: Path, tmp_path: Path):
-    ours = _bars(tmp_path / "house", venue_files.eurusd_quotes(shared, tmp_path / "eurusd.ndjson"))
-    theirs = venue_files.eurusd_bars(shared)
-    assert len(theirs) == 2 * 1_406
+@pytest.mark.parametrize(("interval", "count"), [("1s", 18_228), ("1m", 1_406)])
+def test_oanda_eurusd_has_the_vendors_bars_of_bid_and_ask(shared: Path, tmp_path: Path, interval: str, count: int):
+    ours = _bars(tmp_path / "house", venue_files.eurusd_quotes(shared, tmp_path / "eurusd.ndjson"), interval)
+    theirs = venue_files.eurusd_bars(shared, interval)
+    assert len(theirs) == 2 * count
     assert _differing(ours, theirs) == []
 
 
@@ -68,12 +74,18 @@ def test_coinbase_minutes_are_made_of_its_seconds(shared: Path, tmp_path: Path):
     assert _differing(ours, theirs) == []
 
 
-def test_binance_futures_bars_are_its_klines(shared: Path, tmp_path: Path):
-    ours = _bars(tmp_path / "house", venue_files.futures_frames(shared, tmp_path / "futures.txt"))
-    theirs = {(_canonical(symbol), start): bar for (symbol, start), (bar, _) in venue_files.futures_klines(shared).items()}
-    assert len(theirs) >= 3
-    assert _differing({key: ours[key] for key in theirs if key in ours}, theirs) == []
-
-
-def _canonical(symbol: str) -> str:
-    return symbol.removesuffix("USDT") + "-USDT"
+def test_binance_futures_bars_are_its_klines_at_every_update(shared: Path, tmp_path: Path):
+    updates = venue_files.futures_updates(shared)
+    assert len(updates) == 15
+    source = Binance(BinanceSettings(market="usdm"))
+    for update in updates:
+        script = Script().beat(update.trades[-1]["T"] * 1000 // 250_000 * 250_000)
+        for frame in update.trades:
+            [trade] = source.parse(json.dumps(frame).encode(), 0).trades
+            script.trade(trade.ts, trade.price, trade.size, trade.trade_id, trade.feed)
+        script.beat(update.start * 1000 + MINUTE + 10 * SECOND)
+        bars = run(script, tmp_path)["gold.bars"]
+        bars = bars.filter(pl.col("start").dt.epoch("ms") == update.start)
+        [(*prices, volume)] = rows_of(bars, *Ohlcv._fields, interval="1m")
+        assert tuple(prices) == update.bar[:4]
+        assert volume == pytest.approx(update.bar.volume, rel=1e-12)

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import zstandard
 
 __all__ = [
+    "FuturesUpdate",
     "Ohlcv",
     "coinbase_bars",
     "coinbase_trades",
     "eurusd_bars",
     "eurusd_quotes",
-    "futures_frames",
-    "futures_klines",
+    "futures_updates",
     "gold_bars",
     "gold_trades",
 ]
@@ -107,9 +107,10 @@ def eurusd_quotes(shared: Path, path: Path) -> Path:
     return _write(path, "OANDA", quotes)
 
 
-def eurusd_bars(shared: Path) -> dict[BarKey, Ohlcv]:
-    """Return the vendor's minute bars of both sides; its sizes are 0."""
-    ((name, rows),) = _rows(shared / "fixtures/pairs/eurusd_20140507/minute_quote.zip")
+def eurusd_bars(shared: Path, interval: str) -> dict[BarKey, Ohlcv]:
+    """Return the vendor's bars of both sides; its sizes are 0."""
+    resolution = {"1s": "second", "1m": "minute"}[interval]
+    ((name, rows),) = _rows(shared / f"fixtures/pairs/eurusd_20140507/{resolution}_quote.zip")
     bars: dict[BarKey, Ohlcv] = {}
     for ms, *values in rows:
         start = _midnight_ms(name) + int(ms)
@@ -143,6 +144,14 @@ def _coinbase(shared: Path, interval: str) -> Iterator[tuple[str, list[list[str]
         yield from _rows(shared / f"fixtures/ohlcv_intraday/coinbase_btcusd/{interval}_{day}_trade.zip")
 
 
+class FuturesUpdate(NamedTuple):
+    """One message of a kline stream, and the aggregated trades up to its last."""
+
+    start: int
+    bar: Ohlcv
+    trades: list[dict[str, Any]]
+
+
 def _futures(shared: Path) -> list[tuple[int, str, dict[str, Any]]]:
     """Return (receive time in ns, raw frame, its data) of the frames of Binance's USD-M streams, as captured."""
     with (shared / "fixtures/ws_captures/binance_futures.jsonl.zst").open("rb") as file:
@@ -152,34 +161,20 @@ def _futures(shared: Path) -> list[tuple[int, str, dict[str, Any]]]:
     return [(ns, raw, json.loads(raw).get("data", {})) for ns, raw in frames]
 
 
-def futures_klines(shared: Path) -> dict[BarKey, tuple[Ohlcv, int]]:
-    """Return, by symbol, the newest kline whose trades the capture holds from first to last, and its last id."""
-    first: dict[str, int] = {}
-    reached: dict[str, set[int]] = {}
-    klines: dict[BarKey, tuple[Ohlcv, int]] = {}
-    for _, _, data in _futures(shared):
+def futures_updates(shared: Path) -> list[FuturesUpdate]:
+    """Return the kline updates of the minute that begins in the capture whose trades it holds from first to last."""
+    trades: dict[str, list[dict[str, Any]]] = {}
+    updates: list[FuturesUpdate] = []
+    frames = [data for _, _, data in _futures(shared)]
+    for data in frames:
         if data.get("e") == "aggTrade":
-            first.setdefault(data["s"], data["f"])
-            reached.setdefault(data["s"], set()).add(data["l"])
-    for _, _, data in _futures(shared):
+            trades.setdefault(data["s"], []).append(data)
+    for data in frames:
         if data.get("e") != "kline":
             continue
-        kline, symbol = data["k"], data["s"]
-        if first.get(symbol, kline["f"] + 1) <= kline["f"] and kline["L"] in reached[symbol]:
-            bar = Ohlcv(*(float(kline[key]) for key in ("o", "h", "l", "c", "v")))
-            klines[symbol, kline["t"]] = bar, kline["L"]
-    return klines
-
-
-def futures_frames(shared: Path, path: Path) -> Path:
-    """Write the capture as recorded frames, each symbol's trades up to the last one of its kline, then what closes the bars."""
-    last_id = {symbol: last for (symbol, _), (_, last) in futures_klines(shared).items()}
-    frames = _futures(shared)
-    with path.open("w", encoding="utf-8") as out:
-        for ns, raw, data in frames:
-            if data.get("e") != "aggTrade" or data["l"] <= last_id.get(data["s"], data["l"]):
-                out.write(f"{ns} {raw}\n")
-        ns, ticker = next((ns, raw) for ns, raw, data in reversed(frames) if data.get("e") == "bookTicker")
-        for seconds in (30, 60, 90):
-            out.write(f"{ns + seconds * 10**9} {ticker}\n")
-    return path
+        kline, seen = data["k"], trades[data["s"]]
+        if seen[0]["f"] > kline["f"] or all(trade["l"] != kline["L"] for trade in seen):
+            continue
+        bar = Ohlcv(*(float(kline[key]) for key in ("o", "h", "l", "c", "v")))
+        updates.append(FuturesUpdate(kline["t"], bar, [trade for trade in seen if trade["l"] <= kline["L"]]))
+    return updates
