@@ -36,7 +36,7 @@ lint: install  ## ruff, strict types, import directions, spelling
 	@$(BIN)/codespell src tests bench docs README.md CONTRIBUTING.md CHANGELOG.md
 
 bench: install  ## How fast, against hand-written Python, Polars, DuckDB and Bytewax, as ratios
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt '.[bench]' || echo "some peers cannot be installed here; they are left out"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]' || echo "some peers cannot be installed here; they are left out"
 	@$(BIN)/python bench/run.py
 
 campaign: install  ## The long randomized campaigns (kills, model search); an hour

@@ -59,13 +59,14 @@ def run(
 
     Without a configuration: Binance's public stream where it can be reached, else the built-in synthetic market.
     """
+    stop = _stop_on_signals()  # first of all: a Ctrl-C while modules are loaded can get lost in them
+
     from rich.live import Live
 
     from tickhouse import runs, screen
     from tickhouse.rules import parse_duration
 
     settings = _settings(config, {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None})
-    stop = _stop_on_signals()
     live = runs.LiveRun(_house(house), settings, symbols.split(",") if symbols else None, record)
     until = time.monotonic() + parse_duration(duration) / 1e6 if duration else float("inf")
     (screen.errors if as_json else screen.console).print(live.headline, highlight=False)
@@ -106,10 +107,11 @@ def replay(
 
     Well-known column names are recognised; others are mapped with --columns. Ctrl-C commits; the same command goes on.
     """
+    stop = _stop_on_signals()
+
     from tickhouse import runs, screen
 
     settings = _settings(config, {"rules.lateness": lateness})
-    stop = _stop_on_signals()
     say = (lambda line: screen.errors.print(line, style="dim", highlight=False)) if not as_json else (lambda _line: None)
     work = runs.ReplayRun(
         _house(house), settings, files,

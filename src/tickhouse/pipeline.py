@@ -18,6 +18,7 @@ from tickhouse.columns import take_trades, trade_json
 from tickhouse.errors import SchemaMismatchError
 from tickhouse.history import History
 from tickhouse.indicators import Indicators
+from tickhouse.journal.codec import bounded
 from tickhouse.kernel.base import DUPLICATE, REASONS, Gaps, StepOutputs
 from tickhouse.kernel.step import Kernel
 from tickhouse.model import I64, Batch, Beats, Cause, Event, Feed, Feeds, Instrument, Position, Rejected, Trades

@@ -38,8 +38,8 @@ def live_view(board: Board, counts: Counts, source: str, started: float) -> Grou
         change = Text(f"{line.change_pct:+.2f}%", "green" if line.change_pct >= 0 else "red")
         lag = "-" if line.lag_us is None else f"{line.lag_us / 1000:,.0f} ms"
         table.add_row(
-            Text(_plain(line.symbol)), Text(_plain(line.venue)), f"{line.last:,.8g}", change, f"{line.trades:,}", f"{line.rate(now):,.1f}", lag,
-            f"{line.late:,}", f"{line.duplicate:,}",
+            Text(_plain(line.symbol)), Text(_plain(line.venue)), f"{line.last:,.8g}", change,
+            f"{line.trades:,}", f"{line.rate(now):,.1f}", lag, f"{line.late:,}", f"{line.duplicate:,}",
             f"{line.rejected:,}",
         )  # fmt: skip
     more = f"  and {len(lines) - _MAX_SYMBOLS:,} more symbols" if len(lines) > _MAX_SYMBOLS else ""

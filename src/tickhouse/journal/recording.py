@@ -15,9 +15,9 @@ from threading import Lock
 
 import msgspec
 
-from tickhouse.errors import ConfigError, FatalError, LogCorruptError, SchemaMismatchError
+from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
 from tickhouse.journal.recording_reader import FileEntry, RecordingReader, check_order
-from tickhouse.journal.sqlite_file import journal_file
+from tickhouse.journal.sqlite_file import journal_file, translated
 from tickhouse.lines import FileOptions, LineFile, OpenFile
 from tickhouse.model import NO_TIME, Feeds, Position
 from tickhouse.rules import Rules
@@ -63,6 +63,8 @@ class Recording:
         Raises:
             ConfigError: the house has a live journal, or there is none to read.
             SchemaMismatchError: the house was made with other rules.
+            LogCorruptError: the file is damaged.
+            FatalError: the disk is full or refuses.
         """
         file = journal_file(path)
         if read_only and not file.is_file():
@@ -70,15 +72,12 @@ class Recording:
         if not read_only:
             file.parent.mkdir(parents=True, exist_ok=True)
         uri = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        database = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+        with translated(file):
+            database = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
         journal = cls(database, file, open_file, read_only=read_only)
         try:
-            journal._begin(rules)
-        except sqlite3.DatabaseError as error:
-            database.close()
-            raise LogCorruptError(
-                f"{file} cannot be used: {error}; restore it, or replay the files into a new house"
-            ) from error
+            with translated(file):
+                journal._begin(rules)
         except BaseException:
             database.close()
             raise
@@ -91,7 +90,7 @@ class Recording:
 
     def files(self) -> list[FileEntry]:
         """Return the files in the order of their lines."""
-        with self._lock:
+        with self._lock, translated(self._path):
             rows = self._database.execute(
                 "select id, path, sha256, bytes, mtime_ns, options, lines, running, last from files order by id"
             ).fetchall()
@@ -121,7 +120,7 @@ class Recording:
             stat = path.stat()
             where = str(path.absolute())
             rows[digest] = (where, digest, stat.st_size, stat.st_mtime_ns, msgspec.json.encode(opened.options, order="sorted"))
-        with self._lock, self._database:
+        with self._lock, translated(self._path), self._database:
             self._database.execute("begin immediate")
             self._database.executemany(
                 "insert into files (path, sha256, bytes, mtime_ns, options) values (?, ?, ?, ?, ?)", rows.values()
@@ -160,7 +159,7 @@ class Recording:
         """Note that a file was read to its end: how many lines it has, and the clock there."""
         if self._read_only or entry.lines is not None:
             return
-        with self._lock:
+        with self._lock, translated(self._path):
             self._database.execute(
                 "update files set lines = ?, running = ?, last = ? where id = ?",
                 (lines, _or_null(running), _or_null(last), entry.id),
@@ -169,12 +168,12 @@ class Recording:
     def refuse_from(self, entry: FileEntry) -> None:
         """Take a file that may not follow the others, and all after it, off the list."""
         if not self._read_only:
-            with self._lock:
+            with self._lock, translated(self._path):
                 self._database.execute("delete from files where id >= ?", (entry.id,))
 
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:
         """Return the newest stored snapshot and where it was taken."""
-        with self._lock:
+        with self._lock, translated(self._path):
             row = self._database.execute(
                 "select offset, clock, snapshot from checkpoints where partition = ?", (partition,)
             ).fetchone()
@@ -182,7 +181,7 @@ class Recording:
 
     def store_checkpoint(self, partition: int, position: Position, snapshot: bytes) -> None:
         """Keep a snapshot, durably, in place of the one before."""
-        with self._lock:
+        with self._lock, translated(self._path):
             self._database.execute(
                 "insert or replace into checkpoints values (?, ?, ?, ?)", (partition, position.offset, position.clock, snapshot)
             )
@@ -195,7 +194,7 @@ class Recording:
 
     def close(self) -> None:
         """Release the file."""
-        with self._lock:
+        with self._lock, translated(self._path):
             self._database.close()
 
     def _begin(self, rules: Rules | None) -> None:
@@ -219,7 +218,7 @@ class Recording:
             )
 
     def _meta(self, key: str) -> str | None:
-        with self._lock:
+        with self._lock, translated(self._path):
             row = self._database.execute("select value from meta where key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -229,7 +228,7 @@ class Recording:
 
     def _moved(self, entry: FileEntry | None, path: Path) -> None:
         if entry is not None and not entry.path.is_file():
-            with self._lock:
+            with self._lock, translated(self._path):
                 self._database.execute("update files set path = ? where id = ?", (str(path.absolute()), entry.id))
 
 

@@ -149,8 +149,11 @@ def _meaning(file: Path, error: sqlite3.Error) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return corrupt(file, str(error))
-    if code == sqlite3.SQLITE_FULL:
-        return FatalError(f"no room left on the disk of {file}: free some and start again; what was flushed is not lost")
+    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        # A limit on the size of files shows as an I/O error, not as a full disk.
+        return FatalError(
+            f"the disk of {file} takes no more ({error}): free some room and start again; what was flushed is not lost"
+        )
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return TransientError(f"another process has kept {file} locked for {_BUSY_S:.0f} s")
     if code == sqlite3.SQLITE_CONSTRAINT:

@@ -406,5 +406,7 @@ def _frame(relation: duckdb.DuckDBPyRelation | None, max_rows: int | None) -> pl
     try:
         frame: pl.DataFrame = (relation if max_rows is None else relation.limit(max_rows)).pl()
     except pl.exceptions.PolarsError as error:
-        raise ConfigError(f"the answer has a column of a type that cannot be shown ({error}); cast it, e.g. x::VARCHAR") from error
+        raise ConfigError(
+            f"the answer has a column of a type that cannot be shown ({error}); cast it, e.g. x::VARCHAR"
+        ) from error
     return frame

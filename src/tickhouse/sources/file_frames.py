@@ -52,7 +52,8 @@ def is_heartbeat(text: bytes) -> bool:
     """Say whether a line is a recorded heartbeat."""
     try:
         _, payload = split_frame(text)
-        return payload.startswith(CONTROL_PREFIX) and "heartbeat" in _control(payload)
+        instant = _control(payload).get("heartbeat") if payload.startswith(CONTROL_PREFIX) else None
+        return isinstance(instant, int) and EARLIEST_US <= instant < LATEST_US
     except DataError:
         return False
 
