@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from tickhouse.columns import TradesBuilder
 from tickhouse.history import LakeHistory
-from tickhouse.model import Batch, Beats, Event, Feed, Feeds, Rejected, Trade
+from tickhouse.model import Batch, Beats, Event, Feed, Feeds, Identity, Rejected, Trade
 from tickhouse.pipeline import Pipeline
 from tickhouse.rules import Rules
-from tickhouse.sinks.lake import LakeTables
+from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.tables import TABLES
 
 __all__ = ["BTC", "MINUTE", "SECOND", "T0", "Script", "feed", "rows_of", "run"]
@@ -33,7 +33,11 @@ T0 = int(dt.datetime(2026, 1, 15, 12, 0, tzinfo=dt.UTC).timestamp()) * SECOND
 
 
 def feed(
-    symbol: str = "BTC-USDT", venue: str = "BINANCE", identity: str = "contiguous", space: str = "trade", source: str = "test"
+    symbol: str = "BTC-USDT",
+    venue: str = "BINANCE",
+    identity: Identity = "contiguous",
+    space: str = "trade",
+    source: str = "test",
 ) -> Feed:
     """Return a feed."""
     return Feed(source, venue, symbol, space if identity != "none" else "", identity, symbol.replace("-", ""))
@@ -99,29 +103,42 @@ def run(
     cuts: Sequence[int] = (),
     *,
     restore_at: Sequence[int] = (),
+    commit_at: Sequence[int] = (),
     live: bool = False,
 ) -> dict[str, pl.DataFrame]:
     """Run a script and return every table.
 
     Args:
         script: The journal.
-        tmp_path: An empty folder: the lake has nothing, history answers from what is on its way.
+        tmp_path: An empty folder, that of the lake.
         rules: In force.
         cuts: Where batches end.
         restore_at: Cuts after which the pipeline is made anew from its snapshot.
+        commit_at: Cuts after which the lake has all rows; without any it has none, and history answers from what is on its
+            way. Where the pipeline is made anew too, nothing but the lake and the snapshot is left.
         live: Take the live path of the indicators.
     """
     rules = rules or Rules()
     history = LakeHistory(LakeTables(tmp_path), 0)
     pipeline = Pipeline(0, rules, history)
     collected: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
-    borders = [0, *sorted({*cuts, *restore_at}), len(script.records)]
+    borders = sorted({0, *cuts, *restore_at, *commit_at, len(script.records)})
+    lake = Lake(tmp_path) if commit_at else None
     for begin, end in pairwise(borders):
         outputs = pipeline.feed(script.batch(pipeline.feeds, begin, end), catching_up=not live)
         for name, table in outputs.tables.items():
             collected[name].append(table.cast(TABLES[name].schema))
+        if lake is not None:
+            lake.write(outputs)
+            if end in commit_at:
+                lake.commit(everything=end in restore_at)
+                history.committed()
         if end in restore_at:
+            if end in commit_at:
+                history = LakeHistory(LakeTables(tmp_path), 0)
             pipeline = Pipeline(0, rules, history, pipeline.snapshot())
+    if lake is not None:
+        lake.close()
     return {
         name: pl.from_arrow(pa.concat_tables(parts) if parts else TABLES[name].schema.empty_table())
         for name, parts in collected.items()

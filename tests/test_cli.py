@@ -116,6 +116,9 @@ def test_the_position_in_bytes_of_a_compacted_house_is_the_same(tmp_path: Path) 
         (["replay", "--columns", "price", __file__], "our name=theirs"),
         (["run", "--source", "binanse"], "did you mean 'binance'?"),
         (["config", "--config", "none.toml"], "none.toml does not exist"),
+        (["replay", "--columns", "price=p,price=v", __file__], "'price' twice"),
+        (["run", "--source", "synthetic", "--duration", "-5s"], "'-5s' is not a duration"),
+        (["run", "--source", "synthetic", "--lateness", "10"], "'10' is not a duration"),
         (["frobnicate"], "No such command"),
     ],
 )

@@ -33,9 +33,12 @@ def parse_duration(text: str) -> int:
     digits = stripped.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = stripped[len(digits) :]
     try:
-        return round(float(digits) * _UNITS[unit])
+        us = round(float(digits) * _UNITS[unit])
     except (KeyError, ValueError, OverflowError):
-        raise ConfigError(f"{text!r} is not a duration; write a number and a unit, e.g. 250ms, 10s, 1m, 1h, 1d") from None
+        us = -1
+    if us < 0:
+        raise ConfigError(f"{text!r} is not a duration; write a number and a unit, e.g. 250ms, 10s, 1m, 1h, 1d")
+    return us
 
 
 def format_duration(us: int) -> str:

@@ -69,6 +69,12 @@ class JournalSettings(_Section):
     keep: str = "1d"
     """How long messages stay after every table has them."""
 
+    @field_validator("keep")
+    @classmethod
+    def _is_duration(cls, value: str) -> str:
+        parse_duration(value)
+        return value
+
 
 class LakeSettings(_Section):
     """The tables on disk."""
@@ -84,6 +90,12 @@ class Engine(_Section):
     """How often rows become visible in the lake."""
     snapshot_every: str = "60s"
     """How often the state is stored, which bounds the work after a crash."""
+
+    @field_validator("commit_every", "snapshot_every")
+    @classmethod
+    def _is_duration(cls, value: str) -> str:
+        parse_duration(value)
+        return value
 
 
 class Sources(_Section):

@@ -13,12 +13,12 @@ from typing import Any
 import polars as pl
 
 from tests.scripted import SECOND, Script, feed
-from tickhouse.model import Feed
+from tickhouse.model import Feed, Identity
 from tickhouse.quality.reading import DERIVED, Reading, read_partition
 from tickhouse.rules import Rules
 from tickhouse.tables import CAUSE, TABLES
 
-__all__ = ["QUARTER", "RULES", "assert_same", "last_clock", "market", "read", "rules_of", "values_of"]
+__all__ = ["FEEDS", "QUARTER", "RULES", "assert_read", "assert_same", "last_clock", "market", "read", "rules_of", "values_of"]
 
 QUARTER = SECOND // 4
 HOUR = 3600 * SECOND
@@ -58,7 +58,9 @@ RULES = (
         detector="zscore(7,2)",
         timezones=(("IEX", "America/Sao_Paulo"), ("BINANCE", "Europe/London"), ("KRAKEN", "Asia/Beirut")),
     ),
-    Rules(lateness_us=2_500_000, intervals=("1d",), indicators=("sma(2)",), indicator_intervals=("1d",), detector="zscore(3,1)"),
+    Rules(
+        lateness_us=2_500_000, intervals=("1d",), indicators=("sma(2)",), indicator_intervals=("1d",), detector="zscore(3,1)"
+    ),
     Rules(lateness_us=20_000_000, intervals=("1s", "5s", "1m", "1h"), indicators=(), indicator_intervals=(), timezones=()),
 )
 """From usual to odd: no lateness, lateness beyond an interval, days of 23 and 25 hours, one level only."""
@@ -77,11 +79,12 @@ _VENUES = {"BTC-USDT": "BINANCE", "ETH-USDT": "BINANCE", "AAPL": "IEX", "SOL-USD
 
 def _feeds() -> dict[str, list[Feed]]:
     """Each instrument's feeds: the usual one, a second source of it, and others that come to bear only after `new_ids`."""
-    usual = {"BTC-USDT": "contiguous", "ETH-USDT": "unique", "AAPL": "none", "SOL-USDT": "contiguous", "XRP-USDT": "unique"}
+    usual: dict[str, Identity] = dict(zip(_VENUES, ("contiguous", "unique", "none", "contiguous", "unique"), strict=True))
+    identities: tuple[Identity, ...] = ("contiguous", "unique", "none")
     feeds = {}
     for symbol, identity in usual.items():
         venue = _VENUES[symbol]
-        others = [other for other in ("contiguous", "unique", "none") if other != identity]
+        others = [other for other in identities if other != identity]
         feeds[symbol] = [
             feed(symbol, venue, identity),
             feed(symbol, venue, identity, source="second"),
@@ -273,7 +276,7 @@ def _widen(made: _Market) -> None:
 
 def last_clock(script: Script) -> int:
     """Return the last heartbeat."""
-    return max(record for kind, record in script.records if kind == "beat")
+    return max(int(record) for kind, record in script.records if kind == "beat")
 
 
 def read(tables: dict[str, pl.DataFrame], rules: Rules, clock: int) -> Reading:

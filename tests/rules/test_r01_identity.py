@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.property.markets import read
 from tests.scripted import BTC, MINUTE, SECOND, T0, Script, feed, rows_of, run
+from tickhouse.rules import Rules
 
 VERDICTS = ("trade_id", "verdict")
 
@@ -64,8 +66,10 @@ def test_a_unique_id_is_a_duplicate_for_ten_minutes_after_its_first_sighting(tmp
     script = Script().beat(T0).trade(T0, trade_id=7, of=unique)
     script.beat(T0 + 10 * MINUTE).trade(T0, trade_id=7, of=unique)
     script.beat(T0 + 10 * MINUTE + SECOND // 4).trade(T0, trade_id=7, of=unique).trade(T0, trade_id=7, of=unique)
-    verdicts = [verdict for _, verdict in rows_of(run(script, tmp_path)["bronze.trades"], *VERDICTS)]
-    assert verdicts == ["accepted", "duplicate", "accepted", "duplicate"]
+    for restarts in ([], range(1, len(script.records))):
+        tables = run(script, tmp_path, restore_at=restarts)
+        verdicts = [verdict for _, verdict in rows_of(tables["bronze.trades"], *VERDICTS)]
+        assert verdicts == ["accepted", "duplicate", "accepted", "duplicate"]
 
 
 def test_a_backfilled_unique_id_is_looked_up_in_all_of_silver(tmp_path: Path) -> None:
@@ -115,3 +119,60 @@ def test_the_oldest_hole_is_closed_as_lost_at_a_thousand_intervals(tmp_path: Pat
     again = Script(script.records[:]).trade(T0, trade_id=1).trade(T0, trade_id=3)
     verdicts = rows_of(run(again, tmp_path)["bronze.trades"], "trade_id", "verdict")[-2:]
     assert verdicts == [(1, "duplicate"), (3, "accepted")]
+
+
+def test_a_conflict_is_a_minute_outside_the_interval_on_either_side(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0 - 30 * SECOND, trade_id=1).trade(T0, trade_id=2).beat(T0 + 10 * MINUTE)
+    bounds = (T0 - 30 * SECOND - MINUTE, T0 + MINUTE)
+    for ts in (bounds[0], bounds[1], bounds[0] - 1, bounds[1] + 1):
+        script.trade(ts, trade_id=1)
+    tables = run(script, tmp_path)
+    assert tables["bronze.trades"].height == 4
+    assert rows_of(tables["bronze.rejected"], "reason", "offset") == [("id_conflict", 6), ("id_conflict", 7)]
+
+
+def test_adjacent_intervals_become_one_with_the_times_of_both(tmp_path: Path) -> None:
+    script = Script().beat(T0 + 10 * MINUTE).trade(T0, trade_id=1).trade(T0 + 5 * MINUTE, trade_id=3)
+    script.trade(T0 + MINUTE, trade_id=2).trade(T0 + 6 * MINUTE, trade_id=1).trade(T0 - MINUTE, trade_id=3)
+    assert run(script, tmp_path)["bronze.rejected"].is_empty()
+
+
+def test_a_textual_id_in_a_contiguous_space_is_rejected_and_fixes_no_space(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id="x").trade(T0, trade_id=1, of=feed(identity="unique"))
+    tables = run(script, tmp_path)
+    assert rows_of(tables["bronze.rejected"], "reason") == [("identity",)]
+    assert rows_of(tables["bronze.trades"], *VERDICTS) == [(1, "accepted")]
+    assert not read(tables, Rules(), T0).other_verdicts
+
+
+def test_a_second_source_shares_the_id_space(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=1).trade(T0, trade_id=1, of=feed(source="second")).trade(T0, trade_id=2)
+    assert [verdict for _, verdict in rows_of(run(script, tmp_path)["bronze.trades"], *VERDICTS)] == [
+        "accepted",
+        "duplicate",
+        "accepted",
+    ]
+
+
+def test_an_id_repeated_within_one_backfill_is_a_duplicate_after_ten_minutes_too(tmp_path: Path) -> None:
+    unique = feed(identity="unique")
+    script = Script().beat(T0).trade(T0, trade_id=7, of=unique, backfilled=True).beat(T0 + 11 * MINUTE)
+    script.trade(T0, trade_id=7, of=unique, backfilled=True).trade(T0, trade_id=7, of=unique)
+    verdicts = [verdict for _, verdict in rows_of(run(script, tmp_path)["bronze.trades"], *VERDICTS)]
+    assert verdicts == ["accepted", "duplicate", "accepted"]
+
+
+def test_ids_at_the_ends_of_64_bits_are_told_apart(tmp_path: Path) -> None:
+    script = Script().beat(T0)
+    for trade_id in (-(2**63), 2**63 - 1, 2**63 - 2, -(2**63) + 1, 2**63 - 1, -(2**63)):
+        script.trade(T0, trade_id=trade_id)
+    verdicts = [verdict for _, verdict in rows_of(run(script, tmp_path)["bronze.trades"], *VERDICTS)]
+    assert verdicts == ["accepted"] * 4 + ["duplicate"] * 2
+
+
+def test_a_gap_in_the_hole_closed_at_a_thousand_intervals_is_lost_with_its_own_bounds(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=0).trade(T0, trade_id=5).beat(T0 + 10 * SECOND)
+    for k in range(999):
+        script.trade(T0 + 10 * SECOND, trade_id=7 + 2 * k)
+    rows = rows_of(run(script, tmp_path)["gold.gaps"], "first_missing_id", "last_missing_id", "state", "offset")
+    assert rows == [(1, 4, "open", 3), (1, 4, "lost", len(script.records) - 1)]

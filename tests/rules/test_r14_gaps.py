@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.scripted import BTC, SECOND, T0, Script, rows_of, run
+from tickhouse.rules import Rules
 
 GAPS = ("first_missing_id", "last_missing_id", "state", "clock")
 DUE = T0 + 10 * SECOND
@@ -55,3 +56,43 @@ def test_a_backfilled_trade_opens_no_gap(tmp_path: Path) -> None:
 def test_the_first_id_ever_opens_no_gap(tmp_path: Path) -> None:
     script = Script().beat(T0).trade(T0, trade_id=1_000_000).beat(DUE)
     assert run(script, tmp_path)["gold.gaps"].height == 0
+
+
+def test_more_than_a_million_ids_at_once_still_open_a_gap(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=1).trade(T0, trade_id=5_000_000).beat(DUE)
+    assert rows_of(run(script, tmp_path)["gold.gaps"], *GAPS) == [(2, 4_999_999, "open", DUE)]
+
+
+def test_a_gap_as_wide_as_64_bits_allow_opens(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=-(2**63)).trade(T0, trade_id=2**63 - 1).beat(DUE)
+    assert rows_of(run(script, tmp_path)["gold.gaps"], *GAPS) == [(-(2**63) + 1, 2**63 - 2, "open", DUE)]
+
+
+def test_a_refill_closes_only_gaps_that_lie_within_it(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=1)
+    for trade_id in (4, 7, 10):
+        script.trade(T0, trade_id=trade_id)
+    script.beat(DUE)
+    script.event("refilled", source="test", venue=BTC.venue, symbol=BTC.symbol, detail={"first": 3, "last": 8})
+    changed = rows_of(run(script, tmp_path)["gold.gaps"], *GAPS)[3:]
+    assert changed == [(5, 6, "lost", DUE)]
+
+
+def test_new_ids_close_tracked_gaps_as_lost_and_forget_pending_ones(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=1).trade(T0, trade_id=3).beat(DUE).trade(T0, trade_id=9)
+    script.event("new_ids", source="test", venue=BTC.venue, symbol=BTC.symbol).trade(T0, trade_id=100).beat(DUE + 60 * SECOND)
+    rows = rows_of(run(script, tmp_path)["gold.gaps"], *GAPS, "epoch", "offset")
+    assert rows == [(2, 2, "open", DUE, 0, 3), (2, 2, "lost", DUE, 0, 5)]
+
+
+def test_a_gap_opens_lateness_after_the_trade_that_showed_it_also_where_the_clock_jumps(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=1).beat(T0 + SECOND).trade(T0, trade_id=3).beat(T0 + 3600 * SECOND)
+    rules = Rules(lateness_us=2_500_000)
+    assert rows_of(run(script, tmp_path, rules)["gold.gaps"], *GAPS) == [(2, 2, "open", T0 + 3_500_000)]
+
+
+def test_a_waiting_gap_outlives_a_restart(tmp_path: Path) -> None:
+    script = Script().beat(T0).trade(T0, trade_id=1).trade(T0, trade_id=5).trade(T0, trade_id=3).beat(DUE)
+    script.trade(T0, trade_id=2).trade(T0, trade_id=4)
+    rows = rows_of(run(script, tmp_path, restore_at=range(1, 7))["gold.gaps"], *GAPS)
+    assert rows == [(2, 2, "open", DUE), (4, 4, "open", DUE), (2, 2, "healed", DUE), (4, 4, "healed", DUE)]

@@ -152,7 +152,7 @@ def _meaning(file: Path, error: sqlite3.Error) -> Exception:
     if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
         # A limit on the size of files shows as an I/O error, not as a full disk.
         return FatalError(
-            f"the disk of {file} takes no more ({error}): free some room and start again; what was flushed is not lost"
+            f"no room left on the disk of {file}, or it fails ({error}): free some, start again; what was flushed is not lost"
         )
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return TransientError(f"another process has kept {file} locked for {_BUSY_S:.0f} s")
