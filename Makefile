@@ -26,7 +26,7 @@ run: install  ## Run the house: live trades -> bars, indicators, anomalies in ./
 	@$(BIN)/tickhouse run
 
 test: install lint  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not campaign" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: install  ## ruff, strict types, import directions, spelling
 	@$(BIN)/ruff check src tests bench

@@ -14,8 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickhouse.indicators import BarColumns, SeriesWanted
 from tickhouse.model import NO_TIME, Cause, Instrument
+from tickhouse.series import BarColumns, SeriesWanted
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.sinks.lake_files import DataFile, date_of
 from tickhouse.tables import TABLES, TIME
@@ -63,7 +63,7 @@ class _Piece(NamedTuple):
     """Smallest `date_from` time, microseconds."""
     last: int
     offset: int
-    """Largest."""
+    """That of the last row, the largest."""
 
 
 class LakeHistory:
@@ -87,7 +87,7 @@ class LakeHistory:
             if rows is None or not len(rows):
                 continue
             times = pc.min_max(rows.column(TABLES[name].date_from).cast(pa.int64()))
-            piece = _Piece(rows, times["min"].as_py(), times["max"].as_py(), pc.max(rows.column("offset")).as_py())
+            piece = _Piece(rows, times["min"].as_py(), times["max"].as_py(), rows.column("offset")[-1].as_py())
             with self._lock:
                 self._pending[name].append(piece)
 

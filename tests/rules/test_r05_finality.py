@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,18 @@ def test_a_bar_that_gives_its_place_to_a_newer_one_before_its_revision_is_still_
         expected.append((T0 + k * MINUTE, 1, T0 + 20 * MINUTE + 10 * SECOND, 1, float(k + 1)))
     script.beat(T0 + 20 * MINUTE + 10 * SECOND)
     assert sorted(rows_of(run(script, tmp_path, rules)["gold.bars"], *ROWS)) == expected
+
+
+def test_a_bar_made_again_counts_trades_from_the_final_instant_on_as_late_and_sums_exactly(tmp_path: Path) -> None:
+    rules = Rules(intervals=("1m",), timezones=())
+    script = Script().beat(T0).trade(T0, 1.1, 0.1, trade_id=0).trade(T0 + 1, 1.3, 2.0**49, trade_id=1)
+    script.beat(FINAL).trade(T0 + 2, 1.7, 0.04, trade_id=2)  # its clock is the final instant itself
+    for k in range(1, 12):
+        script.beat(T0 + k * MINUTE + 20 * SECOND).trade(T0 + k * MINUTE, 5.0, trade_id=10 + k)
+    script.trade(T0 + 3, 1.9, 0.04, trade_id=3).beat(T0 + 13 * MINUTE)
+    prints = [(1.1, 0.1), (1.3, 2.0**49), (1.7, 0.04), (1.9, 0.04)]
+    volume, notional = math.fsum(size for _, size in prints), math.fsum(price * size for price, size in prints)
+    assert (volume, notional) != (sum(size for _, size in prints), sum(price * size for price, size in prints))
+    bars = run(script, tmp_path, rules)["gold.bars"]
+    first = [row for row in rows_of(bars, "start", "revision", "trades", "volume", "notional") if row[0] == T0]
+    assert first[-1] == (T0, 2, 4, volume, notional)

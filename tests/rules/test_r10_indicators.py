@@ -11,10 +11,11 @@ import pytest
 import talib
 
 from tickhouse import indicators as module
-from tickhouse.indicators import BarColumns, Indicators
+from tickhouse.indicators import Indicators
 from tickhouse.kernel.base import Bars
 from tickhouse.model import Cause, Feeds, Instrument
 from tickhouse.rules import Rules, parse_duration
+from tickhouse.series import BarColumns
 
 DAY = 86_400_000_000
 MIDNIGHT = 20_000 * DAY

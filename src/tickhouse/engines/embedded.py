@@ -28,8 +28,8 @@ _log = structlog.get_logger(__name__)
 Listener = Callable[[Batch, Outputs], None]
 """Called in the engine's thread with each batch and what it became, before any sink has it."""
 
-_COMMIT_ROWS = 1_500_000
-_QUEUED = 32
+_COMMIT_ROWS = 1_000_000
+_QUEUED_ROWS = 400_000
 _READ_TIMEOUT_S = 0.1
 _RETRIES = 5
 
@@ -118,6 +118,31 @@ class EmbeddedEngine:
         return outputs.position
 
 
+class _Handover(queue.Queue[Outputs | _Snapshot | None]):
+    """What waits for the writer; bounded by rows, because batches differ a thousandfold in size."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._rows = 0
+
+    def _qsize(self) -> int:
+        return self._rows
+
+    def _put(self, item: Outputs | _Snapshot | None) -> None:
+        super()._put(item)
+        self._rows += _rows(item)
+
+    def _get(self) -> Outputs | _Snapshot | None:
+        item = super()._get()
+        self._rows -= _rows(item)
+        return item
+
+
+def _rows(item: Outputs | _Snapshot | None) -> int:
+    """Return how much an item counts for in a queue or a commit: one for itself and one a row."""
+    return 1 + sum(len(table) for table in item.tables.values()) if isinstance(item, Outputs) else 1
+
+
 class _Writer:
     """The second thread: writes outputs to the sinks, commits them in groups, stores snapshots once every table is there."""
 
@@ -129,7 +154,7 @@ class _Writer:
         self._sinks = sinks
         self._partition = partition
         self._commit_every_s = commit_every_s
-        self._queue: queue.Queue[Outputs | _Snapshot | None] = queue.Queue(_QUEUED)
+        self._queue = _Handover(_QUEUED_ROWS)
         self._error: BaseException | None = None
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="tickhouse-writer", daemon=True)
@@ -191,7 +216,7 @@ class _Writer:
                 continue
             if not waiting_rows:
                 commit_at = time.monotonic() + self._commit_every_s
-            waiting_rows += 1 + sum(len(table) for table in item.tables.values())
+            waiting_rows += _rows(item)
             for sink in self._sinks:
                 sink.write(item)
             if waiting_rows >= _COMMIT_ROWS or time.monotonic() >= commit_at:

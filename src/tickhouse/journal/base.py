@@ -18,7 +18,7 @@ class Reader(Protocol):
     """Reads one partition, forward only."""
 
     def read(self, timeout_s: float) -> Batch | None:
-        """Return whatever has arrived, at most MAX_MESSAGE_ROWS rows of trades (a whole message more where one is larger).
+        """Return whatever has arrived, whole messages; a journal bounds the rows of a batch (a live one at MAX_MESSAGE_ROWS).
 
         Blocks up to `timeout_s` for something to arrive; None when nothing did, or at the end of a recording.
         """

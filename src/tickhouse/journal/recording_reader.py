@@ -19,10 +19,13 @@ from tickhouse.columns import take_trades
 from tickhouse.errors import ConfigError
 from tickhouse.journal.heartbeats import LOOKAHEAD, RecordedClock
 from tickhouse.lines import FileOptions, LineBlock, LineFile
-from tickhouse.model import I32, I64, MAX_MESSAGE_ROWS, NO_TIME, Batch, Beats, Event, Feeds, Trades
+from tickhouse.model import I32, I64, NO_TIME, Batch, Beats, Event, Feeds, Trades
 from tickhouse.rules import Rules
 
-__all__ = ["FileEntry", "FileList", "Progress", "RecordingReader", "check_order"]
+__all__ = ["BATCH_ROWS", "FileEntry", "FileList", "Progress", "RecordingReader", "check_order"]
+
+BATCH_ROWS = 1 << 17
+"""A batch has at most this many rows, but for a single line with more: the larger, the less a row costs."""
 
 _MAX_FALL_US = 3_600_000_000
 _HEAD_TIMES = 11
@@ -283,8 +286,8 @@ class _FeedCodes:
 
 
 def _piece(offsets: I64, at: int, block_end: int) -> tuple[int, int]:
-    """Return (row, line) where the batch that begins at row `at` ends: whole lines, at most MAX_MESSAGE_ROWS rows."""
-    stop = at + MAX_MESSAGE_ROWS
+    """Return (row, line) where the batch that begins at row `at` ends: whole lines, at most BATCH_ROWS rows."""
+    stop = at + BATCH_ROWS
     if stop >= len(offsets):
         return len(offsets), block_end
     line = int(offsets[stop])

@@ -76,6 +76,9 @@ _SIGN = NO_TIME
 
 _DONE, _MORE_IDS, _MORE_GAPS, _MORE_BARS = 0, 1, 2, 3
 
+_PIECE = 16_384
+"""Trades between two looks at the room there is: what they can add at most stays small."""
+
 _BAR_ROW = np.dtype(
     [(name, np.int64) for name in ("start", "end", "trades", "first_trade_id", "last_trade_id", "available_at", "offset")]
     + [(name, np.float64) for name in ("open", "high", "low", "close", "volume", "notional")]
@@ -274,15 +277,15 @@ def _beat(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, beat
 
 
 @inner
-def _step(state: State, settings: Settings, inputs: _Inputs, out: _Outputs) -> int:
-    """Work through the batch from where `head` says; return _DONE, or what there is no room for."""
+def _step(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, until: int) -> int:
+    """Work from where `head` says up to trade `until`, or to the batch's end; return _DONE, or what there is no room for."""
     head = state.head
     beats = inputs.beat_at.shape[0]
     while True:
         beat = head[AT_BEAT]
-        until = inputs.beat_at[beat] if beat < beats else inputs.ts.shape[0]
-        lacking = _trades(state, settings, inputs, out, until)
-        if lacking == _DONE and beat == beats:
+        border = inputs.beat_at[beat] if beat < beats else inputs.ts.shape[0]
+        lacking = _trades(state, settings, inputs, out, min(border, until))
+        if lacking == _DONE and (beat == beats or (border >= until and until < inputs.ts.shape[0])):
             return _DONE
         if lacking == _DONE:
             lacking = _beat(state, settings, inputs, out, beat)
@@ -303,8 +306,8 @@ def _entry(sources: int) -> Callable[..., int]:
     The cache looks at the date of this file alone; `sources`, a checksum of all the kernel's files, makes it notice the others.
     """
 
-    def run(state: State, settings: Settings, inputs: _Inputs, out: _Outputs) -> int:
-        return _step(state, settings, inputs, out) if sources >= 0 else _DONE
+    def run(state: State, settings: Settings, inputs: _Inputs, out: _Outputs, until: int) -> int:
+        return _step(state, settings, inputs, out, until) if sources >= 0 else _DONE
 
     return njit(nogil=True, cache=True, _nrt=False, no_cfunc_wrapper=True)(run)  # type: ignore[no-any-return]
 
@@ -361,11 +364,10 @@ class Kernel:
 
     def feed(self, trades: Trades, beats: Beats) -> StepOutputs:
         """Judge trades and work off what the heartbeats make due, in journal order."""
-        self._make_room(len(trades))
-        inputs = self._inputs(trades, beats)
         count = len(trades)
-        state = self._state
-        state.head[[BARS_OUT, GAPS_OUT, REMAKES_OUT, AT_TRADE, AT_BEAT]] = 0
+        self._meet()
+        inputs = self._inputs(trades, beats)
+        self._state.head[[BARS_OUT, GAPS_OUT, REMAKES_OUT, AT_TRADE, AT_BEAT]] = 0
         out = _Outputs(
             verdict=np.empty(count, np.int8),
             clock=np.empty(count, np.int64),
@@ -379,9 +381,17 @@ class Kernel:
             remakes=self._remakes,
         )
         with np.errstate(all="ignore"):  # uncompiled, the hash's products wrap around as compiled
-            while lacking := _run(self._state, self._settings, inputs, out):
-                out = self._more(lacking, out)
+            for until in range(_PIECE, max(count, 1) + _PIECE, _PIECE):
+                out = self._run_until(min(until, count), inputs, out)
         return self._outputs(out)
+
+    def _run_until(self, until: int, inputs: _Inputs, out: _Outputs) -> _Outputs:
+        """Run the loop up to trade `until`, or to the end of the batch, with room for all that this can add."""
+        self._make_room(until - int(self._state.head[AT_TRADE]))
+        out = out._replace(gaps=self._gaps, remakes=self._remakes)
+        while lacking := _run(self._state, self._settings, inputs, out, until):
+            out = self._more(lacking, out)
+        return out
 
     def _more(self, lacking: int, out: _Outputs) -> _Outputs:
         """Double what is full."""
@@ -463,7 +473,6 @@ class Kernel:
 
     def _make_room(self, count: int) -> None:
         """Make room for all that a batch of `count` trades can add, but for what the loop asks for itself."""
-        self._meet()
         state, head = self._state, self._state.head
         levels = len(self._settings.levels)
         pending = int(head[PENDING_N])
@@ -479,8 +488,8 @@ class Kernel:
         if len(self._state.remake_table) < 2 * len(self._state.remakes):
             room = power_of_two(2 * len(self._state.remakes))
             self._state = self._state._replace(remake_table=np.full(room, -1, np.int64))
-        self._remakes = grown(self._remakes, remakes)
-        self._gaps = grown(self._gaps, int(head[GAPS_USED]) + 3 * intervals + 64)
+        self._remakes = grown(self._remakes, int(head[REMAKES_OUT]) + remakes)
+        self._gaps = grown(self._gaps, int(head[GAPS_OUT]) + int(head[GAPS_USED]) + 3 * intervals + 64)
         if np.any(self._feed_table[:, _KIND] == _UNIQUE):
             self._make_seen_room(int(head[SEEN_N]) + count)
 

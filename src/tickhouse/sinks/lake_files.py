@@ -26,7 +26,10 @@ from tickhouse.tables import Table
 __all__ = ["ROW_GROUP_ROWS", "DataFile", "FileWriter", "TableWriter", "arranged", "date_of", "days_of", "stamp"]
 
 ROW_GROUP_ROWS = 131_072
-"""Rows are sorted and encoded in groups of this many."""
+"""A row group has at most this many rows."""
+
+_ENCODED_ROWS = 32_768
+"""Rows are sorted and encoded when there are this many: few, so that they are still in the processor's cache."""
 
 _BATCH_ROWS = 65_536
 _DAY_US = 86_400_000_000
@@ -61,11 +64,20 @@ def date_of(day: int) -> date:
 
 def days_of(table: Table, rows: pa.Table) -> npt.NDArray[np.int64]:
     """Return for each row its lake partition, as days since 1970-01-01."""
-    stamps = rows.column(table.date_from).cast(pa.int64())
-    if stamps.null_count:
-        stamps = stamps.fill_null(0)
-    days: npt.NDArray[np.int64] = stamps.to_numpy() // _DAY_US
+    days: npt.NDArray[np.int64] = _stamps(table, rows).to_numpy() // _DAY_US
     return days
+
+
+def _stamps(table: Table, rows: pa.Table) -> pa.ChunkedArray:
+    stamps = rows.column(table.date_from).cast(pa.int64())
+    return stamps.fill_null(0) if stamps.null_count else stamps
+
+
+def _only_day(table: Table, rows: pa.Table) -> int | None:
+    """Return the day of all rows; None where there are several. Dividing the bounds is cheaper than dividing every row."""
+    bounds = pc.min_max(_stamps(table, rows)).as_py()
+    first, last = bounds["min"] // _DAY_US, bounds["max"] // _DAY_US
+    return first if first == last else None
 
 
 def arranged(table: Table, rows: pa.Table) -> pa.Table:
@@ -224,9 +236,16 @@ class FileWriter:
 
 def _extremes(column: pa.ChunkedArray) -> tuple[Any, Any]:
     if pa.types.is_dictionary(column.type):
-        column = pc.take(column.chunk(0).dictionary, pc.unique(column.chunk(0).indices).drop_null())
+        column = _used(column.chunk(0))
     found = pc.min_max(column).as_py()
     return found["min"], found["max"]
+
+
+def _used(column: pa.Array) -> pa.Array:
+    """Return the values of a dictionary that stand in some row."""
+    used = np.zeros(len(column.dictionary), np.bool_)
+    used[column.indices.drop_null().to_numpy()] = True
+    return column.dictionary.filter(pa.array(used))
 
 
 class TableWriter:
@@ -248,7 +267,7 @@ class TableWriter:
         """Take rows in the order of their cause; encodes whenever a row group is full."""
         self._waiting.append(rows)
         self._waiting_rows += len(rows)
-        if self._waiting_rows >= ROW_GROUP_ROWS:
+        if self._waiting_rows >= _ENCODED_ROWS:
             self._encode()
 
     def finish(self) -> list[DataFile]:
@@ -271,10 +290,11 @@ class TableWriter:
             return
         rows = pa.concat_tables(_alike(self._table, self._waiting))
         self._waiting, self._waiting_rows = [], 0
-        days = days_of(self._table, rows)
-        if days[0] == days[-1] and (days == days[0]).all():
-            self._writer(int(days[0])).write(arranged(self._table, rows))
+        only = _only_day(self._table, rows)
+        if only is not None:
+            self._writer(only).write(arranged(self._table, rows))
             return
+        days = days_of(self._table, rows)
         for day in np.unique(days):
             self._writer(int(day)).write(arranged(self._table, rows.filter(pa.array(days == day))))
 
