@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,7 +73,7 @@ def run(
     (screen.errors if as_json else screen.console).print(live.headline, highlight=False)
     started = time.monotonic()
     shown = screen.console.is_terminal and not as_json
-    with live, Live(console=screen.console, auto_refresh=False, transient=False) if shown else _Nothing() as view:
+    with live, Live(console=screen.console, auto_refresh=False, transient=False) if shown else nullcontext() as view:
         while not stop.wait(0.25) and live.running and time.monotonic() < until:
             if view is not None:
                 view.update(screen.live_view(live.board, live.counts, live.source_name, started), refresh=True)
@@ -329,14 +330,6 @@ def _stop_on_signals() -> threading.Event:
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
     return stop
-
-
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 class _progress:  # noqa: N801  (used like a function)
