@@ -14,7 +14,7 @@ PLACES = {
     "aiohttp": ("sources",),
     "deltalake": ("sinks",),
     "duckdb": ("history", "serving"),
-    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
+    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "sinks/parquet_encode", "upkeep"),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),
     "rich": ("cli", "screen"),
