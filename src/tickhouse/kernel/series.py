@@ -514,12 +514,17 @@ def with_series(pool: Pool, count: int) -> Pool:
 
 
 def larger_pool(pool: Pool, count: int) -> Pool:
-    """Return the pool with all regions moved together and room for regions of `count` bars more than there are."""
-    rooms = pool.rows[:, ROOM]
-    begin = np.cumsum(rooms) - rooms
+    """Return the pool with room for regions of `count` bars more; regions move together where much lies between them."""
+    rooms, used = pool.rows[:, ROOM], int(pool.head[USED])
     room = int(rooms.sum())
-    size = room + max(2 * count + 2 * _LEAST_ROOM, room // 2, _LEAST_POOL)
+    size = max(used if used <= 2 * room else room, 1) * 3 // 2 + 2 * count + 2 * _LEAST_ROOM + _LEAST_POOL
     fresh = pool._replace(start=np.empty(size, np.int64), values=np.empty((len(pool.values), size)), returns=np.empty(size))
+    if used <= 2 * room:
+        fresh.start[:used] = pool.start[:used]
+        fresh.values[:, :used] = pool.values[:, :used]
+        fresh.returns[:used] = pool.returns[:used]
+        return fresh
+    begin = np.cumsum(rooms) - rooms
     for old, new, n in zip(pool.rows[:, FROM].tolist(), begin.tolist(), pool.rows[:, N].tolist(), strict=True):
         fresh.start[new : new + n] = pool.start[old : old + n]
         fresh.values[:, new : new + n] = pool.values[:, old : old + n]
