@@ -196,6 +196,34 @@ def serve(
     run_server(_house(house), settings.serve, lambda line: print(line, flush=True), stop)
 
 
+token_commands = typer.Typer(help="Tokens of those who may ask the API beyond loopback.", no_args_is_help=True)
+app.add_typer(token_commands, name="token")
+
+
+@token_commands.command("add")
+def token_add(name: Annotated[str, typer.Argument(help="Who or what will use it.")], house: HouseDir = DEFAULT_HOUSE) -> None:
+    """Make a token and print it; it cannot be shown again."""
+    _reading(house)
+    print(_tokens(house).add(name))
+
+
+@token_commands.command("list")
+def token_list(house: HouseDir = DEFAULT_HOUSE, as_json: AsJson = False) -> None:
+    """List the tokens by name; the tokens themselves are not kept."""
+    found = _tokens(house).all()
+    if as_json:
+        _print_json([token._asdict() for token in found])
+    else:
+        for token in found:
+            print(f"{time.strftime('%Y-%m-%d', time.gmtime(token.made_at))}  {token.name}")
+
+
+@token_commands.command("remove")
+def token_remove(name: str, house: HouseDir = DEFAULT_HOUSE) -> None:
+    """Forget a token: whoever uses it is refused from then on."""
+    _tokens(house).remove(name)
+
+
 @app.command()
 def query(
     sql: Annotated[str, typer.Argument(help='e.g. "select * from gold.bars order by start desc limit 10"')],
@@ -400,6 +428,12 @@ def _house(path: Path) -> Any:
     from tickhouse.house import House
 
     return House(path)
+
+
+def _tokens(path: Path) -> Any:
+    from tickhouse.api.tokens import Tokens
+
+    return Tokens(path)
 
 
 def _reading(path: Path) -> Any:
