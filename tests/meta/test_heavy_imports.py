@@ -13,6 +13,9 @@ SOURCE = Path(tickhouse.__file__).parent
 PLACES = {
     "aiohttp": ("sources",),
     "deltalake": ("sinks",),
+    "fastapi": ("api",),
+    "starlette": ("api",),
+    "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "sinks/parquet_encode", "upkeep"),
     "talib": ("indicators", "indicator_specs", "quality"),

@@ -32,6 +32,7 @@ Listener = Callable[[Batch, Outputs], None]
 _COMMIT_ROWS = 1_000_000
 _QUEUED_ROWS = 400_000
 _READ_TIMEOUT_S = 0.1
+_BEHIND_ROWS = MAX_MESSAGE_ROWS // 2
 _RETRIES = 5
 
 
@@ -49,8 +50,11 @@ class EmbeddedEngine:
         history: What the pipeline reads back; told what is committed.
         sinks: Each has its own positions.
         commit_every_s: How often rows become visible.
-        snapshot_every_s: How often the state is stored; also at the end.
+        snapshot_every_s: How often the state is stored; also at the end. None = never: the engine follows a house that
+            another process writes, has no sinks and changes nothing.
         listener: Sees every batch and its outputs at once.
+        pace_s: Shortest time between two batches of a journal that is not behind. A batch costs the same for one trade as for
+            a hundred, so whoever only fills tables takes larger ones.
     """
 
     def __init__(
@@ -61,9 +65,11 @@ class EmbeddedEngine:
         sinks: Sequence[Sink],
         *,
         commit_every_s: float = 1.0,
-        snapshot_every_s: float = 60.0,
+        snapshot_every_s: float | None = 60.0,
         listener: Listener | None = None,
+        pace_s: float = 0.0,
     ) -> None:
+        self._pace_s = pace_s
         self._journal = journal
         self._pipeline = pipeline
         self._listener = listener
@@ -71,17 +77,22 @@ class EmbeddedEngine:
         self._writer = _Writer(journal, history, sinks, pipeline.partition, commit_every_s)
         self._until = math.inf
         self._finishing = False
+        self._asked = threading.Event()
+        self.feeding = threading.Lock()
+        """Held while the pipeline works, for those who look into it from another thread."""
         self.reader: Reader | None = None
         """While running: for those who show how far it has come."""
 
     def stop(self) -> None:
         """Ask `run` to commit, store its state and return; from any thread."""
         self._until = 0.0
+        self._asked.set()
 
     def finish(self, within_s: float) -> None:
         """The same, once the journal has nothing more at the moment, or after so many seconds."""
         self._until = time.monotonic() + within_s
         self._finishing = True
+        self._asked.set()
 
     def run(self, start: Position, *, until_drained: bool = False) -> Position:
         """Work from `start` until the journal is exhausted or `stop` is called; return the position reached and committed.
@@ -97,17 +108,19 @@ class EmbeddedEngine:
         reader = self.reader = self._journal.reader(self._pipeline.partition, start.offset, self._pipeline.feeds)
         self._writer.start()
         try:
-            due = time.monotonic() + self._snapshot_every_s
+            due = self._next_snapshot()
             while time.monotonic() < self._until:
                 batch = reader.read(_READ_TIMEOUT_S)
                 if batch is not None:
                     position = self._work(batch)
+                    if self._pace_s and len(batch.trades) < _BEHIND_ROWS:
+                        self._asked.wait(self._pace_s)
                 elif until_drained or self._finishing or reader.exhausted:
                     break
                 if time.monotonic() >= due and position != stored:
                     self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
-                    stored, due = position, time.monotonic() + self._snapshot_every_s
-            if position != stored:
+                    stored, due = position, self._next_snapshot()
+            if position != stored and self._snapshot_every_s is not None:
                 self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
             self._writer.finish()
         except BaseException:
@@ -117,8 +130,12 @@ class EmbeddedEngine:
             reader.close()
         return position
 
+    def _next_snapshot(self) -> float:
+        return float("inf") if self._snapshot_every_s is None else time.monotonic() + self._snapshot_every_s
+
     def _work(self, batch: Batch) -> Position:
-        outputs = self._pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
+        with self.feeding:
+            outputs = self._pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
         if self._listener is not None:
             self._listener(batch, outputs)
         self._writer.put(outputs)
