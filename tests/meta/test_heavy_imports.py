@@ -17,7 +17,7 @@ PLACES = {
     "starlette": ("api",),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
-    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "sinks/parquet_encode", "upkeep"),
+    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),
     "rich": ("cli", "screen"),

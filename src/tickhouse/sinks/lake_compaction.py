@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tickhouse.sinks.lake_files import DataFile, FileWriter
+from tickhouse.sinks.lake_files import DataFile, FileWriter, arranged
 from tickhouse.sinks.lake_log import TableLog, disk_error
 from tickhouse.tables import Table
 
@@ -48,7 +48,7 @@ def merge_small(lake: Path, table: Table) -> int:
             continue
         for group in _groups(sorted(files, key=_age), 2 * _LARGE_ROWS):
             if len(group) > 1:
-                rows = _read(log.root, table, group)
+                rows = arranged(table, _read(log.root, table, group))
                 log.swap(group, _written(table, log.root, group[0].day, [(None, rows)], "merged"))
                 gone += len(group) - 1
     if gone:
@@ -68,7 +68,7 @@ def close_day(lake: Path, table: Table, day: date, layout: Layout) -> tuple[int,
     written: list[DataFile] = []
     for group in _groups(files, _CLOSED_ROWS):
         rows = _closed_order(table, _read(log.root, table, group))
-        pieces = _by_symbol(rows) if layout == "date/symbol" and table.sort_by else [(None, rows)]
+        pieces = _by_symbol(rows) if layout == "date/symbol" and table.sort_by else [(None, arranged(table, rows))]
         written += _written(table, log.root, day, pieces, _CLOSED)
     log.swap(files, written)
     log.checkpoint()
@@ -132,7 +132,7 @@ def _written(table: Table, root: Path, day: date, pieces: Sequence[tuple[str | N
     try:
         for symbol, rows in pieces:
             writer = FileWriter(table, root, day, symbol, prefix)
-            writer.write(rows)
+            writer.write(arranged(table, rows))
             done.append(writer.finish())
     except OSError as error:
         if writer is not None:

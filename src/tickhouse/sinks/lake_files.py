@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -20,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from tickhouse.sinks.parquet_encode import sorted_index
-from tickhouse.sinks.parquet_file import Extremes, ParquetFile
 from tickhouse.tables import Table
 
-__all__ = ["ROW_GROUP_ROWS", "DataFile", "FileWriter", "SymbolOrder", "TableWriter", "date_of", "days_of", "stamp"]
+__all__ = ["ROW_GROUP_ROWS", "DataFile", "FileWriter", "TableWriter", "arranged", "date_of", "days_of", "stamp"]
 
 ROW_GROUP_ROWS = 131_072
 """A row group has at most this many rows."""
@@ -33,6 +31,7 @@ ROW_GROUP_ROWS = 131_072
 _ENCODED_ROWS = 32_768
 """Rows are sorted and encoded when there are this many: few, so that they are still in the processor's cache."""
 
+_BATCH_ROWS = 65_536
 _DAY_US = 86_400_000_000
 _EPOCH = date(1970, 1, 1)
 _WRITE_ONCE = frozenset({"trade_ref", "payload", "sha256", "detail"})
@@ -40,7 +39,7 @@ _PLAIN_NAME = re.compile(r"[^A-Za-z0-9.-]")
 _NAME_CHARACTERS = 100  # of a folder: file systems take 255 bytes; symbols that share one lie in files of their own
 _CODED = pa.dictionary(pa.int32(), pa.string())
 
-Index = npt.NDArray[np.int64]
+Codes = npt.NDArray[Any]
 
 
 @dataclass(slots=True)
@@ -65,26 +64,30 @@ def date_of(day: int) -> date:
 
 def days_of(table: Table, rows: pa.Table) -> npt.NDArray[np.int64]:
     """Return for each row its lake partition, as days since 1970-01-01."""
-    days: npt.NDArray[np.int64] = _stamps(rows.column(table.date_from)) // _DAY_US
+    days: npt.NDArray[np.int64] = _stamps(table, rows).to_numpy() // _DAY_US
     return days
+
+
+def _stamps(table: Table, rows: pa.Table) -> pa.ChunkedArray:
+    stamps = rows.column(table.date_from).cast(pa.int64())
+    return stamps.fill_null(0) if stamps.null_count else stamps
 
 
 def _only_day(table: Table, rows: pa.Table) -> int | None:
     """Return the day of all rows; None where there are several. Dividing the bounds is cheaper than dividing every row."""
-    first, last = None, None
-    for chunk in rows.column(table.date_from).chunks:
-        stamps = _stamps(chunk)
-        if len(stamps):
-            low, high = int(stamps.min()) // _DAY_US, int(stamps.max()) // _DAY_US
-            first, last = low if first is None else min(first, low), high if last is None else max(last, high)
+    bounds = pc.min_max(_stamps(table, rows)).as_py()
+    first, last = bounds["min"] // _DAY_US, bounds["max"] // _DAY_US
     return first if first == last else None
 
 
-def _stamps(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
-    stamps = column.cast(pa.int64())
-    stamps = stamps.fill_null(0) if stamps.null_count else stamps
-    values: npt.NDArray[np.int64] = stamps.to_numpy()
-    return values
+def arranged(table: Table, rows: pa.Table) -> pa.Table:
+    """Return rows sorted by symbol, otherwise in the order given; text columns dictionary-coded, in one chunk."""
+    columns = [_column(rows.column(field.name), field) for field in table.schema]
+    order = _order(table, columns)
+    if order is not None:
+        taken = pa.array(order)
+        columns = [column if _is_constant(column) else column.take(taken) for column in columns]
+    return pa.table(columns, schema=_file_schema(table))
 
 
 def _column(chunked: pa.ChunkedArray, field: pa.Field) -> pa.Array:
@@ -98,38 +101,50 @@ def _column(chunked: pa.ChunkedArray, field: pa.Field) -> pa.Array:
 def _coded(chunked: pa.ChunkedArray) -> pa.Array:
     if not pa.types.is_dictionary(chunked.type):
         chunked = chunked.cast(pa.string()).dictionary_encode()
-    return chunked.unify_dictionaries().combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
+    column = chunked.unify_dictionaries().combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
+    if len(column.dictionary) > 4 * len(column) + 64:  # a small file should not carry every symbol of the house
+        column = column.cast(pa.string()).dictionary_encode()
+    return column if column.type == _CODED else column.cast(_CODED)
 
 
-class SymbolOrder:
-    """Sorts rows by symbol; remembers how the last words stood, because a house's symbols seldom change.
+def _order(table: Table, columns: list[pa.Array]) -> Codes | None:
+    """Return the stable order by symbol; None where the rows are already in it."""
+    if not table.sort_by:
+        return None
+    column = columns[table.schema.get_field_index("symbol")]
+    ranks = _ranks(column)
+    if ranks is None or not (ranks[1:] < ranks[:-1]).any():
+        return None
+    # numpy sorts 16-bit integers by radix: several times faster than wider ones.
+    narrow = ranks.astype(np.uint16) if len(column.dictionary) < 65_535 else ranks
+    return np.argsort(narrow, kind="stable")
 
-    Args:
-        table: Whose rows.
-    """
 
-    def __init__(self, table: Table) -> None:
-        self._symbol = table.schema.get_field_index("symbol") if table.sort_by else -1
-        self._words = pa.array([], pa.string())
-        self._ranks = np.zeros(1, np.int32)
+def _ranks(column: pa.Array) -> Codes | None:
+    values = column.dictionary
+    if len(values) <= 1 and not column.null_count:
+        return None
+    rank = np.empty(len(values) + 1, np.int32)
+    rank[pc.array_sort_indices(values).to_numpy()] = np.arange(1, len(values) + 1)
+    rank[len(values)] = 0
+    codes = column.indices.fill_null(len(values)) if column.null_count else column.indices
+    ranks: Codes = rank[codes.to_numpy(zero_copy_only=False)]
+    return ranks
 
-    def index(self, columns: Sequence[pa.Array]) -> Index:
-        """Return the stable order of rows by symbol (those without one first), otherwise as they stand."""
-        count = len(columns[0])
-        if self._symbol < 0:
-            return np.arange(count)
-        column = columns[self._symbol]
-        if len(column.dictionary) == 1 and not column.null_count:
-            return np.arange(count)
-        if not column.dictionary.equals(self._words):
-            self._words = column.dictionary
-            self._ranks = np.zeros(len(self._words) + 1, np.int32)
-            self._ranks[pc.array_sort_indices(self._words).to_numpy()] = np.arange(1, len(self._words) + 1)
-        codes = column.indices.fill_null(len(self._words)) if column.null_count else column.indices
-        index = np.empty(count, np.int64)
-        places = np.zeros(len(self._ranks) + 1, np.int64)
-        sorted_index(np.array(codes.to_numpy(), np.int32), self._ranks, places, index)
-        return index
+
+def _is_constant(column: pa.Array) -> bool:
+    """Say cheaply whether every row is equal, so that sorting can leave the column alone; False where it would take long."""
+    if column.null_count:
+        return bool(column.null_count == len(column))
+    if pa.types.is_dictionary(column.type):
+        return len(column.dictionary) == 1
+    if pa.types.is_boolean(column.type):
+        trues = column.true_count
+        return trues in (0, len(column))
+    if pa.types.is_int32(column.type):
+        values = column.to_numpy()
+        return bool(values[0] == values[-1] and (values == values[0]).all())
+    return False
 
 
 def _file_schema(table: Table) -> pa.Schema:
@@ -139,6 +154,16 @@ def _file_schema(table: Table) -> pa.Schema:
             for field in table.schema
         ]
     )
+
+
+def _encodings(table: Table) -> dict[str, str]:
+    found = {}
+    for column in table.schema:
+        if pa.types.is_integer(column.type) or pa.types.is_timestamp(column.type):
+            found[column.name] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_floating(column.type):
+            found[column.name] = "BYTE_STREAM_SPLIT"
+    return found
 
 
 def _described(table: Table) -> list[str]:
@@ -156,60 +181,71 @@ class FileWriter:
         day: The lake partition.
         symbol: For the layout `date/symbol`: the one symbol in the file.
         prefix: What the file's name begins with.
-        order: That of the writer's other files.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        root: Path,
-        day: date,
-        symbol: str | None = None,
-        prefix: str = "part",
-        *,
-        order: SymbolOrder | None = None,
-    ) -> None:
+    def __init__(self, table: Table, root: Path, day: date, symbol: str | None = None, prefix: str = "part") -> None:
         folder = f"date={day.isoformat()}"
         if symbol is not None:
             folder += f"/symbol={_PLAIN_NAME.sub('_', symbol)[:_NAME_CHARACTERS]}"
         self._table = table
-        self._order = order or SymbolOrder(table)
         self._file = DataFile(f"{folder}/{prefix}-{uuid.uuid4().hex}.parquet", day, 0, 0)
         self._full = root / self._file.path
         self._full.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = ParquetFile(self._full, table.schema, _described(table))
+        encodings = _encodings(table)
+        self._writer = pq.ParquetWriter(
+            self._full,
+            _file_schema(table),
+            compression="lz4",
+            use_dictionary=[name for name in table.schema.names if name not in encodings and name not in _WRITE_ONCE],
+            column_encoding=encodings,
+            write_statistics=_described(table),
+            write_batch_size=_BATCH_ROWS,
+            store_schema=False,  # a stored Arrow schema would bring dictionary types back to readers
+        )
 
     def write(self, rows: pa.Table) -> None:
-        """Write rows sorted by symbol, otherwise in the order given, as row groups."""
+        """Write `arranged` rows as row groups."""
         if not len(rows):
             return
-        columns = [_column(rows.column(field.name), field) for field in self._table.schema]
-        index = self._order.index(columns)
-        for begin in range(0, len(index), ROW_GROUP_ROWS):
-            for name, extremes in self._writer.write(columns, index[begin : begin + ROW_GROUP_ROWS]).items():
-                self._describe(name, extremes)
+        self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
         self._file.rows += len(rows)
+        for name in _described(self._table):
+            self._describe(name, rows.column(name))
 
     def finish(self) -> DataFile:
         """Close the file and return what it holds."""
-        self._file.size_bytes = self._writer.close()
+        self._writer.close()
+        self._file.size_bytes = self._full.stat().st_size
         return self._file
 
     def abandon(self) -> None:
         """Close and remove the file."""
-        with suppress(OSError):  # a full disk cannot take what is buffered either
-            self._writer.abandon()
+        with suppress(OSError, pa.ArrowException):  # a full disk cannot take the footer either
+            self._writer.close()
         self._full.unlink(missing_ok=True)
 
-    def _describe(self, name: str, extremes: Extremes) -> None:
+    def _describe(self, name: str, column: pa.ChunkedArray) -> None:
         file = self._file
-        file.nulls[name] = file.nulls.get(name, 0) + extremes.nulls
-        if extremes.smallest is None:
+        file.nulls[name] = file.nulls.get(name, 0) + column.null_count
+        if column.null_count == len(column):
             return
-        kind = self._table.schema.field(name).type
-        smallest, largest = (pa.scalar(each, kind).as_py() for each in (extremes.smallest, extremes.largest))
+        smallest, largest = _extremes(column)
         file.smallest[name] = min(smallest, file.smallest.get(name, smallest))
         file.largest[name] = max(largest, file.largest.get(name, largest))
+
+
+def _extremes(column: pa.ChunkedArray) -> tuple[Any, Any]:
+    if pa.types.is_dictionary(column.type):
+        column = _used(column.chunk(0))
+    found = pc.min_max(column).as_py()
+    return found["min"], found["max"]
+
+
+def _used(column: pa.Array) -> pa.Array:
+    """Return the values of a dictionary that stand in some row."""
+    used = np.zeros(len(column.dictionary), np.bool_)
+    used[column.indices.drop_null().to_numpy()] = True
+    return column.dictionary.filter(pa.array(used))
 
 
 class TableWriter:
@@ -226,7 +262,6 @@ class TableWriter:
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._open: dict[int, FileWriter] = {}
-        self._order = SymbolOrder(table)
 
     def write(self, rows: pa.Table) -> None:
         """Take rows in the order of their cause; encodes whenever a row group is full."""
@@ -257,15 +292,15 @@ class TableWriter:
         self._waiting, self._waiting_rows = [], 0
         only = _only_day(self._table, rows)
         if only is not None:
-            self._writer(only).write(rows)
+            self._writer(only).write(arranged(self._table, rows))
             return
         days = days_of(self._table, rows)
         for day in np.unique(days):
-            self._writer(int(day)).write(rows.filter(pa.array(days == day)))
+            self._writer(int(day)).write(arranged(self._table, rows.filter(pa.array(days == day))))
 
     def _writer(self, day: int) -> FileWriter:
         if day not in self._open:
-            self._open[day] = FileWriter(self._table, self._root, date_of(day), order=self._order)
+            self._open[day] = FileWriter(self._table, self._root, date_of(day))
         return self._open[day]
 
 
