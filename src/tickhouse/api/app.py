@@ -13,7 +13,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from tickhouse.api import binance, binance_stream, rest, stream
+from tickhouse.api import binance, binance_stream, metrics, rest, stream
 from tickhouse.api.access import Access
 from tickhouse.api.context import Context
 from tickhouse.api.problems import add_handlers
@@ -61,6 +61,7 @@ def make_app(house: House, settings: ServeSettings) -> FastAPI:
     app.state.context = Context(house, follower, hub, settings)
     app.include_router(rest.router)
     app.include_router(stream.router)
+    app.include_router(metrics.router)
     app.include_router(binance.router)
     app.include_router(binance_stream.router)
     add_handlers(app)

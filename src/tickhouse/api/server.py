@@ -14,6 +14,7 @@ from tickhouse.api.app import make_app
 from tickhouse.errors import ConfigError
 from tickhouse.house import House
 from tickhouse.settings import ServeSettings
+from tickhouse.telemetry import own_metrics
 
 __all__ = ["configuration", "listen", "serve"]
 
@@ -32,6 +33,7 @@ def serve(house: House, settings: ServeSettings, say: Callable[[str], None], sto
     Raises:
         ConfigError: the address cannot be had.
     """
+    own_metrics()
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     server = _Server(configuration(make_app(house, settings)))

@@ -14,10 +14,13 @@ import structlog
 from tickhouse.house import House, Work
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.live import Board
-from tickhouse.model import NO_TIME, Position
+from tickhouse.meter import Meter
+from tickhouse.model import NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import HouseRules, Settings
+from tickhouse.sinks.base import Outputs
+from tickhouse.telemetry import share_metrics
 
 __all__ = ["WorkRun", "house_rules", "summary"]
 
@@ -66,6 +69,7 @@ class WorkRun:
         self._settings = settings
         self.headline = f"journal of {house.path} -> tables"
         self.board = Board()
+        self._meter = Meter()
         self._stack = ExitStack()
         self._work: Work | None = None
         self._journal: SqliteJournal | None = None
@@ -87,10 +91,11 @@ class WorkRun:
     def __enter__(self) -> Self:
         with self._stack as stack:
             stack.enter_context(self._house.writing("sqlite"))
+            share_metrics(self._house.path)
             rules = house_rules(self._house, self._settings)
             self._journal = journal = self._house.sqlite(rules, self._settings)
             stack.callback(journal.close)
-            self._work = work = self._house.work(journal, rules, self._settings, self.board.update)
+            self._work = work = self._house.work(journal, rules, self._settings, self._listen)
             stack.callback(work.close)
             self._threads = [
                 threading.Thread(target=self._guarded, args=(part,), name=f"tickhouse-{name}", daemon=True)
@@ -110,6 +115,10 @@ class WorkRun:
                 thread.join()
         if self._error is not None and error is None:
             raise self._error
+
+    def _listen(self, batch: Batch, outputs: Outputs) -> None:
+        self.board.update(batch, outputs)
+        self._meter.count(self.counts, batch)
 
     def _guarded(self, part: Callable[[], None]) -> None:
         try:

@@ -23,6 +23,7 @@ from tickhouse.serving.ring import CHANNELS, Piece, Ring, Series, Wanted
 from tickhouse.serving.rows import Record, joined, records, shown_columns
 from tickhouse.serving.subscription import Past, Subscription
 from tickhouse.sinks.base import Outputs
+from tickhouse.telemetry import timer
 
 __all__ = ["Hub", "OpenBars"]
 
@@ -109,6 +110,9 @@ class Hub:
         if len(batch.trades):
             newest = int(batch.trades.received_at.max())
             received_at = None if newest == NO_TIME else newest
+            if received_at is not None:
+                at = int(batch.trades.received_at.argmax())
+                timer("tickhouse_serve_latency_seconds")(max(0, newest - int(batch.trades.ts[at])) / 1e6, "received")
         pieces = []
         for channel, name in CHANNELS.items():
             table = outputs.tables.get(name)
@@ -180,6 +184,7 @@ class Hub:
             self._touched.update(published.instruments.tolist())
             if published.received_at is not None:
                 self._newest = published.received_at
+                timer("tickhouse_serve_latency_seconds")(max(0.0, time.time() - published.received_at / 1e6), "hub")
         with self._room:
             self._room.notify_all()
         for channel, series in touched.items():
