@@ -120,7 +120,7 @@ def _library() -> Any:
         import prometheus_client
     except ImportError:
         return None
-    prometheus_client.disable_created_metrics()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     return prometheus_client
 
 

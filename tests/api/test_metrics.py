@@ -52,7 +52,8 @@ def test_the_processes_of_a_run_count_together(tmp_path: Path) -> None:
             with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
                 return values(answer.read().decode())
 
-        found = eventually(lambda: (got := scrape()).get("tickhouse_lake_commit_seconds_count", 0) > 1 and got, 120)
+        wanted = {f"{name}_count" for name in TIMERS}
+        found = eventually(lambda: wanted <= (got := scrape()).keys() and got, 120)
     finally:
         process.terminate()
         out, _ = process.communicate(timeout=60)
