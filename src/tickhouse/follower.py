@@ -7,8 +7,9 @@ its place), it says so in its state and tries again; it never writes.
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +25,13 @@ from tickhouse.model import I32, NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.rules import Rules
 from tickhouse.serving.hub import Hub
-from tickhouse.serving.ring import CHANNELS
+from tickhouse.serving.pump import Pump
+from tickhouse.serving.ring import CHANNELS, Wanted
+from tickhouse.serving.rows import Record
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import LakeTables
 
-__all__ = ["Followed", "Follower", "State"]
+__all__ = ["Followed", "Follower", "State", "follow_rows"]
 
 _log = structlog.get_logger(__name__)
 
@@ -106,6 +109,7 @@ class Follower:
             try:
                 followed = self._opened()
                 if followed is None:
+                    self._last_identity = None
                     self._status, self._detail = "waiting", "there is no house yet; `tickhouse run` or `replay` makes one"
                 else:
                     self._follow(followed)
@@ -129,8 +133,8 @@ class Follower:
             same = followed.identity == self._last_identity
             self._last_identity, self.rules, self.counts = followed.identity, followed.rules, pipeline.counts
             pipeline.open_bars()  # what compiles, compiles before the first trade waits for it
-            self._hub.begin(start.offset, history, _Look(engine, pipeline), is_same_house=same)
             self._position = start
+            self._hub.begin(start.offset, history, _Look(engine, pipeline), is_same_house=same)
             self._status, self._detail = "following", ""
             threading.Thread(target=self._watch, args=(engine, followed.identity), daemon=True).start()
             if not self._stop.is_set():
@@ -148,6 +152,35 @@ class Follower:
             if self._identity() != identity:
                 engine.stop()
                 return
+
+
+async def follow_rows(follower_of: Callable[[Hub], Follower], wanted: Wanted) -> AsyncGenerator[Record, None]:
+    """Yield the rows that a subscriber of a house gets, in the caller's event loop, until it is closed.
+
+    Args:
+        follower_of: Makes a follower for a hub.
+        wanted: What of.
+    """
+    pump, ready = Pump(), asyncio.Event()
+    hub = Hub(pump.wake)
+    follower = follower_of(hub)
+    pumping = asyncio.create_task(pump.run(hub.pump))
+    subscription = hub.subscribe(wanted, ready.set, as_records=True)
+    follower.start()
+    try:
+        while True:
+            await ready.wait()
+            ready.clear()
+            message = subscription.take()
+            if subscription.is_stale:
+                message = await asyncio.to_thread(subscription.finish, subscription.begin())
+            for row in message.records if message is not None else ():
+                yield row
+            if subscription.has_more:
+                ready.set()
+    finally:
+        pumping.cancel()
+        await asyncio.to_thread(follower.stop)
 
 
 class _Look:

@@ -20,6 +20,7 @@ from tickhouse.api.problems import add_handlers
 from tickhouse.api.tokens import Tokens
 from tickhouse.house import House
 from tickhouse.serving.hub import Hub
+from tickhouse.serving.pump import Pump
 from tickhouse.settings import ServeSettings
 
 __all__ = ["make_app"]
@@ -40,7 +41,7 @@ Live rows come over the WebSocket `/v1/stream`."""
 def make_app(house: House, settings: ServeSettings) -> FastAPI:
     """Return the API of a house, which need not exist yet."""
     house.queries.limit(threads=1, memory=_SQL_MEMORY)  # the other core is the engine's
-    pump = stream.Pump()
+    pump = Pump()
     hub = Hub(pump.wake)
     follower = house.follower(hub)
 
