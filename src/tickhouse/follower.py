@@ -15,19 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine
 from tickhouse.errors import TickhouseError
 from tickhouse.history import LakeHistory
 from tickhouse.journal.base import Journal
-from tickhouse.model import I32, NO_TIME, Batch, Position
+from tickhouse.model import I32, NO_TIME, Batch, Cause, Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.rules import Rules
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.pump import Pump
 from tickhouse.serving.ring import CHANNELS, Wanted
-from tickhouse.serving.rows import Record
+from tickhouse.serving.rows import Record, records
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import LakeTables
 
@@ -37,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0
 _LOOK_S = 1.0
-_KEPT = tuple(name for name in CHANNELS.values() if name)
+_KEPT = (*(name for name in CHANNELS.values() if name), "gold.gaps")
 
 
 class Followed(NamedTuple):
@@ -132,6 +133,7 @@ class Follower:
             engine = self._engine = EmbeddedEngine(journal, pipeline, history, (), snapshot_every_s=None, listener=run.listen)
             same = followed.identity == self._last_identity
             self._last_identity, self.rules, self.counts = followed.identity, followed.rules, pipeline.counts
+            self._take_up(history, start)
             pipeline.open_bars()  # what compiles, compiles before the first trade waits for it
             self._position = start
             self._hub.begin(start.offset, history, _Look(engine, pipeline), is_same_house=same)
@@ -142,6 +144,15 @@ class Follower:
         finally:
             self._engine = None
             journal.close()
+
+    def _take_up(self, history: LakeHistory, start: Position) -> None:
+        """Tell the live figures what was open and connected where following begins."""
+        before = Cause(0, start.offset, -(1 << 31))
+        gaps, events = (
+            records(history.rows(name, pc.scalar(True), before).sort_by([("offset", "ascending"), ("row", "ascending")]))
+            for name in ("gold.gaps", "bronze.events")
+        )
+        self._hub.figures.begin(gaps, events)
 
     def _moved(self, position: Position) -> None:
         self._position = position
