@@ -14,6 +14,7 @@ PLACES = {
     "aiohttp": ("sources",),
     "deltalake": ("sinks",),
     "fastapi": ("api",),
+    "prometheus_client": ("telemetry",),
     "starlette": ("api",),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
