@@ -231,6 +231,23 @@ def verify_command(
 
 
 @app.command()
+def dashboard(
+    api: Annotated[
+        str, typer.Option(envvar="TICKHOUSE_API", help="The API of the house to show, as `tickhouse run` or `serve` has it.")
+    ] = "http://127.0.0.1:8000",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 = any free port.")] = 8501,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; beyond loopback readers sign in with a token.")
+    ] = "127.0.0.1",
+    token: Annotated[str | None, typer.Option(envvar="TICKHOUSE_TOKEN", help="The API's token, where it wants one.")] = None,
+) -> None:
+    """Show a house in the browser, live, until Ctrl-C. `tickhouse run` and `tickhouse serve` start this by themselves."""
+    from tickhouse.serving.dashboard.server import serve
+
+    serve(api, host, port, token)
+
+
+@app.command()
 def compact(
     house: HouseDir = DEFAULT_HOUSE,
     day: Annotated[str | None, typer.Option(help="Only this UTC day, YYYY-MM-DD; default: every day but the newest.")] = None,

@@ -11,10 +11,11 @@ import tickhouse
 
 SOURCE = Path(tickhouse.__file__).parent
 PLACES = {
-    "aiohttp": ("sources",),
+    "aiohttp": ("sources", "serving/dashboard/relay"),
     "deltalake": ("sinks",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
+    "streamlit": ("serving/dashboard",),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),
     "rich": ("cli", "screen"),

@@ -1,0 +1,58 @@
+"""Starts the dashboard: Streamlit, the relay to the API and the files of `web/` on one port."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from tickhouse.errors import ConfigError
+
+__all__ = ["serve"]
+
+_OPTIONS: dict[str, object] = {
+    "server.headless": True,
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": False,
+    "client.toolbarMode": "minimal",
+    "client.showErrorLinks": False,
+    "logger.hideWelcomeMessage": True,
+    "runner.magicEnabled": False,
+}
+
+
+def serve(api: str, host: str, port: int, token: str | None = None) -> None:
+    """Serve the dashboard until a signal ends the process.
+
+    Args:
+        api: The API's address, e.g. `http://127.0.0.1:8000`; it need not answer yet.
+        host: Where to listen.
+        port: Where to listen; 0 = any free one.
+        token: The API's token, where it wants one; beyond loopback also what readers sign in with.
+
+    Raises:
+        ConfigError: the extra `dashboard` is not installed, or there is no token to sign in with beyond loopback.
+    """
+    if importlib.util.find_spec("streamlit") is None:
+        raise ConfigError("the dashboard is not installed; do it with: pip install 'tickhouse[dashboard]'")
+
+    import streamlit as st
+    from starlette.middleware import Middleware
+
+    from tickhouse.serving.dashboard import assets, theme
+    from tickhouse.serving.dashboard.access import SignIn, is_loopback
+    from tickhouse.serving.dashboard.relay import Relay
+
+    relay = Relay(api, token)
+    guard: list[Middleware] = []
+    if not is_loopback(host):
+        if not token:
+            raise ConfigError(f"--host {host} can be reached from elsewhere: give --token, with which readers sign in")
+        guard.append(Middleware(SignIn, token=token))
+    app = st.App(
+        Path(__file__).with_name("app.py"),
+        routes=[*relay.routes, *assets.routes()],
+        middleware=guard,
+        lifespan=relay.connected,
+        secrets={"api": api, "token": token or ""},
+    )
+    app.run(config={**_OPTIONS, **theme.options(), "server.address": host, "server.port": port})

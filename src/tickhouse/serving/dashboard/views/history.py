@@ -1,0 +1,93 @@
+"""Any day as it is known now, or as it was known at an instant; and what has been revised since."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+import streamlit as st
+
+from tickhouse.serving.dashboard import client, components, controls
+from tickhouse.serving.dashboard.controls import Instrument
+
+__all__ = ["page"]
+
+_MOST_REVISIONS = 1_000
+
+
+def page() -> None:
+    """Paint the page."""
+    house = client.here().ask("house")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = controls.instrument()
+        if chosen is None:
+            return
+        interval = controls.interval(house["rules"]["intervals"])
+        day = _day(chosen)
+        as_of = _as_of(day)
+    start = int(dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()) * 1_000_000
+    end = start + 86_400_000_000
+    components.chart({
+        "symbol": chosen.symbol, "venue": chosen.venue, "interval": interval, "indicators": [],
+        "live": False, "start": start, "end": end, "as_of": None if as_of is None else as_of.isoformat(),
+    })  # fmt: skip
+    _revisions(chosen, interval, day, as_of)
+
+
+def _day(chosen: Instrument) -> dt.date:
+    first, last = (_instant(chosen.row[name]).date() for name in ("first_ts", "last_ts"))
+    kept = st.session_state.get("history_day", last)
+    st.session_state["history_day"] = min(max(kept, first), last)
+    day: dt.date = st.date_input("Day (UTC)", min_value=first, max_value=last, key="history_day", width=150)
+    return day
+
+
+def _as_of(day: dt.date) -> dt.datetime | None:
+    then = st.toggle("As known at", help="See only what the house knew at that instant: later revisions are left out.")
+    if not then:
+        return None
+    noon = dt.datetime.combine(day, dt.time(12))
+    chosen = st.datetime_input("Instant (UTC)", noon, format="YYYY-MM-DD", step=60, width=240)
+    return None if chosen is None else chosen.replace(tzinfo=dt.UTC)
+
+
+def _revisions(chosen: Instrument, interval: str, day: dt.date, as_of: dt.datetime | None) -> None:
+    known = f" as known at {as_of:%Y-%m-%d %H:%M} UTC" if as_of else ""
+    st.markdown(f"**Revisions of {day}**{known}")
+    found = _revised(chosen, interval, day, as_of)
+    if not found:
+        st.caption(f"No {interval} bar of this day was revised: no trade came late.")
+        return
+    for row in found:
+        for name in ("start", "known_since"):
+            row[name] = _instant(row[name]).replace(tzinfo=None)
+    st.caption(
+        f"{len(found):,} revisions. Each revision is a bar issued again because of a late trade; the first stays readable."
+    )
+    time = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")
+    st.dataframe(found, hide_index=True, column_config={"start": time, "known_since": time})
+
+
+def _revised(chosen: Instrument, interval: str, day: dt.date, as_of: dt.datetime | None) -> list[dict[str, Any]]:
+    """Ask for every revision beside the one before it."""
+    order = "PARTITION BY venue, symbol, start, origin ORDER BY revision"
+    sql = f"""
+        SELECT start, revision, available_at AS known_since,
+            close_before, close, trades_before, trades, volume_before, volume
+        FROM (SELECT *, lag(close) OVER w AS close_before, lag(trades) OVER w AS trades_before,
+                lag(volume) OVER w AS volume_before
+            FROM gold.bars WHERE date = '{day}' AND venue = {_quoted(chosen.venue)} AND symbol = {_quoted(chosen.symbol)}
+                AND interval = {_quoted(interval)} WINDOW w AS ({order}))
+        WHERE revision > 0 ORDER BY start DESC, revision DESC"""
+    answer = client.here().select(sql, limit=_MOST_REVISIONS, as_of=None if as_of is None else as_of.isoformat())
+    found: list[dict[str, Any]] = json.loads(answer)["rows"]
+    return found
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _instant(us: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(us / 1e6, dt.UTC)

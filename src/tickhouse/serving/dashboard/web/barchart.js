@@ -1,0 +1,229 @@
+// Bars, volume, indicators and marks on the charting library; knows nothing of where rows come from.
+
+import { decimalsOf } from "./format.js";
+
+const HOLLOW = "rgba(0,0,0,0)";
+const OLDER_FROM = 30;
+const OWN_PANE_PX = 110;
+
+let library;
+
+/** Load the charting library once a page; it is served by the dashboard itself. */
+export function ready() {
+  library ??= import(new URL("/web/lightweight-charts.js", location.origin)).then(() => window.LightweightCharts);
+  return library;
+}
+
+const seconds = (us) => us / 1e6;
+const bar = (row) => ({ time: seconds(row.start), open: row.open, high: row.high, low: row.low, close: row.close });
+
+export class BarChart {
+  /**
+   * @param charts the library, from `ready()`
+   * @param node where to draw; its CSS variables are the colours
+   * @param indicators entries of the catalogue
+   */
+  constructor(charts, node, indicators) {
+    this.charts = charts;
+    this.node = node;
+    this.indicators = indicators;
+    this.rows = [];
+    this.marks = new Map();
+    this.onOlder = () => {};
+    this.onPoint = () => {};
+    this.chart = charts.createChart(node, { autoSize: true, ...this.style() });
+    this.bars = this.chart.addSeries(charts.CandlestickSeries, this.barStyle());
+    this.volume = this.chart.addSeries(charts.HistogramSeries, {
+      priceScaleId: "volume", priceFormat: { type: "volume" }, lastValueVisible: false, priceLineVisible: false,
+    });
+    this.volume.priceScale().applyOptions({ scaleMargins: { top: 0.82, bottom: 0 } });
+    this.bars.priceScale().applyOptions({ scaleMargins: { top: 0.12, bottom: 0.22 } });
+    this.lines = this.addLines();
+    this.markers = charts.createSeriesMarkers(this.bars, []);
+    this.chart.timeScale().subscribeVisibleLogicalRangeChange((range) => {
+      if (range && range.from < OLDER_FROM && this.rows.length) this.onOlder();
+    });
+    this.chart.subscribeCrosshairMove(({ time }) => this.onPoint(this.at(time)));
+  }
+
+  /** One line an output; where it goes (over the price or in a pane of its own) is the catalogue's word. */
+  addLines() {
+    let pane = 0;
+    const lines = this.indicators.flatMap((indicator, place) => {
+      const own = indicator.pane !== "price";
+      if (own) pane += 1;
+      return indicator.outputs.map(({ output, column }, nth) => ({
+        column, output, indicator, place, nth,
+        series: this.chart.addSeries(this.charts.LineSeries, {
+          ...this.lineStyle(place, nth, indicator.outputs.length),
+          ...(own ? { priceFormat: { type: "custom", minMove: 1e-8, formatter: brief } } : {}),
+        }, own ? pane : 0),
+      }));
+    });
+    for (const each of this.chart.panes().slice(1)) each.setHeight(OWN_PANE_PX);
+    return lines;
+  }
+
+  colour(name) {
+    return getComputedStyle(this.node).getPropertyValue(name).trim();
+  }
+
+  palette(place) {
+    const colours = this.colour("--st-chart-categorical-colors").split(",");
+    return colours[place % colours.length];
+  }
+
+  style() {
+    const grid = { color: this.colour("--st-border-color") + "80" };
+    const border = this.colour("--st-border-color");
+    return {
+      layout: {
+        background: { color: HOLLOW }, textColor: this.colour("--st-gray-text-color"), fontSize: 12,
+        fontFamily: this.colour("--st-font"), attributionLogo: true,
+        panes: { separatorColor: border, separatorHoverColor: border },
+      },
+      grid: { vertLines: { visible: false }, horzLines: grid },
+      rightPriceScale: { borderVisible: false },
+      timeScale: { borderColor: border, timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.8 },
+      crosshair: { mode: this.charts.CrosshairMode.Normal },
+      localization: { timeFormatter: (time) => new Date(time * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC" },
+    };
+  }
+
+  /** Rising bars are hollow, falling ones filled: told apart without colour. */
+  barStyle() {
+    const [up, down] = [this.colour("--st-green-color"), this.colour("--st-red-color")];
+    return {
+      upColor: this.colour("--st-background-color"), borderUpColor: up, wickUpColor: up,
+      downColor: down, borderDownColor: down, wickDownColor: down,
+    };
+  }
+
+  lineStyle(place, nth, outputs) {
+    return {
+      color: this.palette(place), lineWidth: outputs > 1 && nth !== 1 ? 1 : 2,
+      lineStyle: outputs > 1 && nth === 1 ? this.charts.LineStyle.Dotted : this.charts.LineStyle.Solid,
+      lastValueVisible: false, priceLineVisible: false, crosshairMarkerVisible: false,
+    };
+  }
+
+  restyle() {
+    this.chart.applyOptions(this.style());
+    this.bars.applyOptions(this.barStyle());
+    for (const { series, place, nth, indicator } of this.lines) {
+      series.applyOptions(this.lineStyle(place, nth, indicator.outputs.length));
+    }
+    this.volume.setData(this.rows.map((row) => this.volumeBar(row)));
+    this.paintMarks();
+  }
+
+  volumeBar(row) {
+    return { time: seconds(row.start), value: row.volume, color: this.colour(row.close < row.open ? "--st-red-color" : "--st-green-color") + "59" };
+  }
+
+  /** Show these rows, oldest first; what is in view stays in view. */
+  set(rows) {
+    this.rows = rows;
+    if (rows.length) this.setDecimals(rows);
+    this.bars.setData(rows.map(bar));
+    const [up, down] = [this.colour("--st-green-color") + "59", this.colour("--st-red-color") + "59"];
+    this.volume.setData(rows.map((row) => ({
+      time: seconds(row.start), value: row.volume, color: row.close < row.open ? down : up,
+    })));
+    for (const { series, column } of this.lines) series.setData(rows.map((row) => point(row, column)));
+    this.paintMarks();
+  }
+
+  setDecimals(rows) {
+    this.decimals = decimalsOf(rows.slice(-50).map((row) => row.close));
+    this.bars.applyOptions({ priceFormat: { type: "price", precision: this.decimals, minMove: 10 ** -this.decimals } });
+  }
+
+  prepend(older) {
+    const first = this.rows[0]?.start ?? Infinity;
+    this.set(older.filter((row) => row.start < first).concat(this.rows));
+  }
+
+  /** Take one row: the bar that is open, a new one, or a revision of one long closed. */
+  apply(row) {
+    const place = this.placeOf(row.start);
+    const known = this.rows[place];
+    const old = known?.start === row.start ? known : undefined;
+    if (old?.final && !row.final) return; // an update of the open bar that was overtaken by the final one
+    const whole = old ? { ...old, ...row } : row;
+    if (old) this.rows[place] = whole;
+    else if (place === this.rows.length) this.rows.push(whole);
+    else return this.set(this.rows.toSpliced(place, 0, whole)); // a bar that late trades made, between others
+    if (!this.decimals) this.setDecimals(this.rows);
+    const past = place < this.rows.length - 1;
+    this.bars.update(bar(whole), past);
+    this.volume.update(this.volumeBar(whole), past);
+    for (const { series, column } of this.lines) if (row[column] !== undefined) series.update(point(whole, column), past);
+  }
+
+  placeOf(start) {
+    let [low, high] = [0, this.rows.length];
+    if (!high || this.rows[high - 1].start < start) return high;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.rows[middle].start < start) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  at(time) {
+    if (time === undefined) return undefined;
+    const row = this.rows[this.placeOf(time * 1e6)];
+    return row && seconds(row.start) === time ? row : undefined;
+  }
+
+  /** Mark the bars in which these instants (us) lie. */
+  mark(instants) {
+    for (const instant of instants) this.marks.set(instant, true);
+    this.paintMarks();
+  }
+
+  paintMarks() {
+    const marked = new Map();
+    for (const instant of this.marks.keys()) {
+      const place = this.placeOf(instant + 1) - 1;
+      const row = this.rows[place];
+      if (row && instant < row.end) marked.set(row.start, (marked.get(row.start) ?? 0) + 1);
+    }
+    const color = this.colour("--st-orange-color");
+    this.markers.setMarkers([...marked].sort(([a], [b]) => a - b).map(([start, count]) => ({
+      time: seconds(start), position: "aboveBar", shape: "circle", size: 0.6, color, text: count > 1 ? String(count) : "",
+    })));
+  }
+
+  /** Bring the bar of this instant into view. */
+  goTo(instant) {
+    const place = this.placeOf(instant + 1) - 1;
+    const range = this.chart.timeScale().getVisibleLogicalRange();
+    if (!range || place < 0) return;
+    const half = (range.to - range.from) / 2;
+    this.chart.timeScale().setVisibleLogicalRange({ from: place - half, to: place + half });
+  }
+
+  /** Show everything from this instant on. */
+  showFrom(instant) {
+    const from = this.placeOf(instant);
+    if (from < this.rows.length) this.chart.timeScale().setVisibleLogicalRange({ from: from - 1, to: this.rows.length + 1 });
+  }
+
+  close() {
+    this.chart.remove();
+  }
+}
+
+function point(row, column) {
+  const value = row[column];
+  return value === null || value === undefined ? { time: seconds(row.start) } : { time: seconds(row.start), value };
+}
+
+function brief(value) {
+  const size = Math.abs(value);
+  if (size !== 0 && size < 0.01) return value.toExponential(1);
+  return value.toFixed(size < 1 ? 4 : 2);
+}

@@ -1,0 +1,215 @@
+// The chart component: bars, tape and flagged trades of one instrument, live over the WebSocket or as they were known once.
+
+import { Anomalies } from "./anomalies.js";
+import { BarChart, ready } from "./barchart.js";
+import { change, number } from "./format.js";
+import { Legend } from "./legend.js";
+import { component, element, say } from "./mount.js";
+import { get } from "./rest.js";
+import { StateLine } from "./state.js";
+import { Stream } from "./stream.js";
+import { Tape } from "./tape.js";
+
+const PAGE = 500;
+const DAY_PAGE = 1500;
+
+class Chart {
+  constructor(root, data) {
+    this.root = root;
+    this.state = new StateLine();
+    this.build();
+    this.update(data);
+    this.scheme = matchMedia("(prefers-color-scheme: dark)");
+    this.restyle = () => setTimeout(() => this.bars && (this.bars.restyle(), this.legend.restyle()), 50);
+    this.scheme.addEventListener("change", this.restyle);
+  }
+
+  build() {
+    this.quote = element("header", "quote");
+    this.last = element("strong", "last", "–");
+    this.moved = element("span", "moved");
+    this.quote.append(this.last, this.moved, this.state.node);
+    this.board = element("div", "board");
+    this.frame = element("div", "frame");
+    this.canvas = element("div", "canvas");
+    this.words = element("p", "words", "loading …");
+    this.frame.append(this.canvas, this.words);
+    this.side = element("aside");
+    this.board.append(this.frame, this.side);
+    this.root.append(this.quote, this.board);
+  }
+
+  /** The script ran again: perhaps for another instrument, perhaps for nothing that matters here. */
+  update(data) {
+    const asked = JSON.stringify(data);
+    if (asked === this.asked) return this.restyle?.();
+    const sameBars = this.data && ["symbol", "venue", "interval", "start", "end", "as_of"].every((key) => this.data[key] === data[key]);
+    const view = sameBars ? this.bars?.chart.timeScale().getVisibleLogicalRange() : undefined;
+    this.asked = asked;
+    this.data = data;
+    this.leave();
+    this.open(view).catch((error) => this.fail(error));
+  }
+
+  async open(view) {
+    const { data } = this;
+    this.tell("loading …");
+    say(this.last, "–");
+    say(this.moved, "");
+    this.root.classList.toggle("still", !data.live);
+    const charts = await ready();
+    if (data !== this.data) return;
+    this.canvas.replaceChildren();
+    const bars = (this.bars = new BarChart(charts, this.canvas, data.indicators));
+    const legend = (this.legend = new Legend(bars));
+    this.canvas.append(legend.node);
+    this.anomalies = new Anomalies((ts) => bars.goTo(ts));
+    this.tape = new Tape((trades) => this.painted(trades));
+    this.side.replaceChildren(...(data.live ? [this.tape.node] : []), this.anomalies.node);
+    const [page, flagged] = await Promise.all([this.load(data.end), get("anomalies", { ...this.instrument(), ...this.when(), limit: 200 })]);
+    if (data !== this.data) return;
+    this.more = page.next !== null;
+    bars.set(page.rows);
+    if (view) bars.chart.timeScale().setVisibleLogicalRange(view);
+    else if (data.start) bars.showFrom(data.start);
+    bars.onOlder = () => this.older();
+    bars.onPoint = (row) => legend.show(row ?? bars.rows.at(-1));
+    this.flag(flagged.rows);
+    this.settled();
+    if (data.live) this.follow();
+  }
+
+  instrument() {
+    return { symbol: this.data.symbol, venue: this.data.venue };
+  }
+
+  when() {
+    return { as_of: this.data.as_of, end: this.data.end };
+  }
+
+  async load(end) {
+    const page = await get("bars", {
+      ...this.instrument(), interval: this.data.interval, as_of: this.data.as_of, end, limit: this.data.live ? PAGE : DAY_PAGE,
+      indicators: this.data.indicators.length ? 1 : null, open: this.data.live && !end ? 1 : null,
+    });
+    page.rows.sort((a, b) => a.start - b.start);
+    return page;
+  }
+
+  /** The view has come near the oldest bar: fetch those before it. */
+  async older() {
+    if (!this.more || this.loading) return;
+    const { bars, data } = this;
+    this.loading = true;
+    try {
+      const page = await this.load(bars.rows[0].start);
+      if (data !== this.data) return;
+      this.more = page.next !== null;
+      bars.prepend(page.rows);
+    } catch (error) {
+      this.more = false;
+      console.warn(`older bars: ${error.message}`);
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  follow() {
+    const stream = (this.stream = new Stream((connection) => {
+      this.root.classList.toggle("stale", connection.state === "lost");
+      this.state.connected(connection);
+    }));
+    const { interval } = this.data;
+    const on = (channel, more, take) =>
+      stream.subscribe(() => ({ channel, ...this.instrument(), ...more() }), (message) => {
+        if (message.type === "error") this.fail(new Error(message.detail ?? message.title));
+        else take(message.rows, message.type === "snapshot");
+      });
+    const last = () => this.bars.rows.filter((row) => row.final !== false).at(-1)?.start ?? null;
+    on("bars", () => ({ interval, indicators: this.data.indicators.length > 0, since: last() }), (rows) => this.takeBars(rows));
+    on("trades", () => ({}), (rows, whole) => this.takeTrades(rows, whole));
+    on("anomalies", () => ({}), (rows) => this.flag(rows));
+    on("feeds", () => ({}), (rows) => this.takeFeeds(rows));
+  }
+
+  takeBars(rows) {
+    for (const row of rows) this.bars.apply(row);
+    this.settled();
+  }
+
+  takeTrades(rows, whole) {
+    this.tape.decimals = this.bars.decimals ?? 2;
+    if (whole) this.tape.reset(rows);
+    else this.tape.add(rows);
+    const newest = rows.at(-1);
+    if (!newest) return;
+    this.state.traded(newest.ts, this.feed);
+    this.price(newest.price);
+  }
+
+  takeFeeds(rows) {
+    const { symbol, venue } = this.data;
+    const mine = rows.find((row) => row.symbol === symbol && (!venue || row.venue === venue));
+    if (mine) this.feed = mine.connected ?? null;
+  }
+
+  price(value) {
+    say(this.last, number(value, this.bars.decimals ?? 2));
+    const before = this.data.before;
+    if (!before) return;
+    const percent = (value / before - 1) * 100;
+    this.quote.classList.toggle("down", percent < 0);
+    say(this.moved, `${percent < 0 ? "▼" : "▲"} ${change(percent)}`);
+  }
+
+  flag(rows) {
+    const fresh = this.anomalies.add(rows, this.bars.decimals ?? 2);
+    this.bars.mark(fresh.map((row) => row.ts));
+  }
+
+  settled() {
+    const newest = this.bars.rows.at(-1);
+    this.legend.show(newest);
+    if (newest) this.price(newest.close);
+    this.tell(newest ? "" : this.data.live ? "No bars yet: the first appears with the first trade." : "No bars were known for this day then.");
+  }
+
+  /** For measuring: when trades that a frame has shown were received, beside the frame's own time. */
+  painted(trades) {
+    if (!window.tickhousePaints) return;
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => {
+      const now = performance.timeOrigin + performance.now();
+      for (const trade of trades) window.tickhousePaints.push([trade.received_at ?? trade.ts, now]);
+    };
+    channel.port2.postMessage(0);
+  }
+
+  tell(text) {
+    this.words.hidden = !text;
+    say(this.words, text);
+  }
+
+  fail(error) {
+    this.tell(error.message);
+    this.root.classList.add("failed");
+  }
+
+  leave() {
+    this.stream?.close();
+    this.tape?.close();
+    this.bars?.close();
+    this.bars = this.stream = undefined;
+    this.feed = null;
+    this.loading = false;
+    this.root.classList.remove("failed", "stale");
+  }
+
+  close() {
+    this.scheme.removeEventListener("change", this.restyle);
+    this.state.close();
+    this.leave();
+  }
+}
+
+export default component((root, data) => new Chart(root, data));
