@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
+APT := DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench campaign docs clean constraints
+.PHONY: help install run test browser lint bench campaign docs clean constraints
 
 help:  ## Show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,8 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 run: install  ## Run the house: live trades -> bars, indicators, anomalies in ./house
 	@$(BIN)/tickhouse run
 
-test: install lint  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
-	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+test: install browser lint  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+browser:
+	@command -v chromium > /dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; \
+	  then echo "installing chromium for the browser tests"; $(APT) update -qq && $(APT) install -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; \
+	  else echo "no chromium here: the browser tests are skipped (on Debian: apt-get install chromium)"; fi
 
 lint: install  ## ruff, strict types, import directions, spelling
 	@$(BIN)/ruff check src tests bench

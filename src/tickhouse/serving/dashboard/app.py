@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tickhouse.errors import ConfigError, NotConnectedError, TransientError
-from tickhouse.serving.dashboard import client
+from tickhouse.errors import ConfigError, NotConnectedError
+from tickhouse.serving.dashboard import waiting
 from tickhouse.serving.dashboard.assets import WEB
 from tickhouse.serving.dashboard.views import chart, feeds, history, markets, sql
 
@@ -37,30 +37,9 @@ def main() -> None:
     try:
         chosen.run()
     except NotConnectedError as error:
-        _wait(str(error))
+        waiting.for_an_answer(str(error))
     except ConfigError as error:
         st.error(f"**The house refused.** {error}", icon=":material/error:")
-
-
-def _wait(why: str) -> None:
-    """Say that nobody answers, and go on as soon as somebody does."""
-    st.warning(
-        f"**No connection to the house.** {why}. Start it with `tickhouse run` or `tickhouse serve`; this page tries again "
-        "every two seconds.",
-        icon=":material/cloud_off:",
-    )
-
-    @st.fragment(run_every=2)
-    def look() -> None:
-        try:
-            client.here().ask("health")
-        except TransientError:
-            return
-        except ConfigError:
-            pass  # it answers; what it refuses, the page will say
-        st.rerun()
-
-    look()
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from tickhouse.serving.dashboard import client
+from tickhouse.serving.dashboard import client, waiting
 
-__all__ = ["Instrument", "instrument", "interval"]
+__all__ = ["Instrument", "house", "instrument", "interval"]
 
 
 class Instrument(NamedTuple):
@@ -25,15 +25,20 @@ class Instrument(NamedTuple):
     """Its row of `/v1/symbols`."""
 
 
+def house() -> dict[str, Any] | None:
+    """Return what the API says of the house; None, and words on the page, where there is none yet."""
+    found: dict[str, Any] = client.here().ask("house")
+    if not found["intervals"]:
+        waiting.for_trades()
+        return None
+    return found
+
+
 def instrument() -> Instrument | None:
     """Let the reader choose an instrument; None where there is none to choose or the address names an unknown one."""
-    rows = client.here().rows("symbols", limit=5000)
+    rows = client.here().rows("symbols")
     if not rows:
-        st.info(
-            "**The house is empty.** No trade has come in yet. Start `tickhouse run`, or add recordings with "
-            "`tickhouse replay FILES`; this page fills by itself.",
-            icon=":material/hourglass_empty:",
-        )
+        waiting.for_trades()
         return None
     known = {f"{row['venue']}:{row['symbol']}": row for row in sorted(rows, key=lambda row: -row["trades"])}
     asked = _resolved(st.query_params.get("symbol"), known)

@@ -11,12 +11,14 @@ __all__ = ["page"]
 
 def page() -> None:
     """Paint the page; what moves on it does so in the component."""
+    house = controls.house()
+    if house is None:
+        return
     with st.container(horizontal=True, vertical_alignment="bottom", key="controls"):
         chosen = controls.instrument()
         if chosen is None:
             return
-        house = client.here().ask("house")
-        interval = controls.interval(house["rules"]["intervals"])
+        interval = controls.interval(house["intervals"])
         catalogue = [entry for entry in client.here().rows("indicators/catalogue") if interval in entry["intervals"]]
         titles = {entry["indicator"]: entry["title"] for entry in catalogue}
         if catalogue:
@@ -26,7 +28,7 @@ def page() -> None:
             )  # fmt: skip
         else:
             shown = []
-            st.caption(f"Indicators are computed on {', '.join(house['rules']['indicator_intervals'])} only.")
+            st.caption(f"Indicators are computed on {', '.join(house['indicator_intervals'])} only.")
     components.chart({
         "symbol": chosen.symbol,
         "venue": chosen.venue,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tickhouse.serving.dashboard import components
+from tickhouse.serving.dashboard import components, controls
 
 __all__ = ["page"]
 
 
 def page() -> None:
     """Paint the page; the figures live in the component."""
-    components.feeds({"empty": "No feed yet: nothing has come in since the house was opened."})
+    if controls.house() is not None:
+        components.feeds({"empty": "No feed yet: nothing has come in since the house was opened."})

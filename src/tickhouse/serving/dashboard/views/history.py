@@ -18,12 +18,14 @@ _MOST_REVISIONS = 1_000
 
 def page() -> None:
     """Paint the page."""
-    house = client.here().ask("house")
+    house = controls.house()
+    if house is None:
+        return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = controls.instrument()
         if chosen is None:
             return
-        interval = controls.interval(house["rules"]["intervals"])
+        interval = controls.interval(house["intervals"])
         day = _day(chosen)
         as_of = _as_of(day)
     start = int(dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()) * 1_000_000

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tickhouse.serving.dashboard import client, components
+from tickhouse.serving.dashboard import components, controls
 
 __all__ = ["page"]
 
 
 def page() -> None:
     """Paint the page; the list lives in the component."""
-    intervals = client.here().ask("house")["rules"]["intervals"]
+    house = controls.house()
+    if house is None:
+        return
+    intervals = house["intervals"]
     opened = components.markets({
-        "interval": "1m" if "1m" in intervals else intervals[0],
-        "empty": "The house is empty: no trade has come in yet. Start `tickhouse run`, or add recordings with "
-        "`tickhouse replay FILES`; this page fills by itself.",
+        "intervals": {"finest": intervals[0], "usual": "1m" if "1m" in intervals else intervals[0]},
+        "empty": "No trade has come in yet; this list fills by itself.",
     })  # fmt: skip
     if opened is not None:
         st.switch_page(st.session_state["pages"]["chart"], query_params={"symbol": opened})

@@ -9,14 +9,14 @@ import pyarrow as pa
 import streamlit as st
 
 from tickhouse.errors import ConfigError
-from tickhouse.serving.dashboard import client
+from tickhouse.serving.dashboard import client, controls
 from tickhouse.serving.dashboard.client import ARROW, CSV, PARQUET, Client
 from tickhouse.tables import CAUSE, TABLES
 
 __all__ = ["page"]
 
 _SHOWN = 1_000
-_IN_FILE = 1_000_000
+_IN_FILE = 50_000
 _EXAMPLES = {
     "Newest bars": "SELECT symbol, start, open, high, low, close, volume, trades\n"
     "FROM gold.bars_latest\nWHERE interval = '1m'\nORDER BY start DESC, symbol\nLIMIT 100",
@@ -36,6 +36,8 @@ _VIEWS = {
 
 def page() -> None:
     """Paint the page."""
+    if controls.house() is None:
+        return
     asking, tables = st.columns([3, 1], gap="medium")
     with tables, st.container(gap="xsmall", key="tables"):
         _tables()

@@ -4,6 +4,8 @@ import { decimalsOf } from "./format.js";
 
 const HOLLOW = "rgba(0,0,0,0)";
 const OLDER_FROM = 30;
+const FEW = 60;
+const RIGHT_OFFSET = 4;
 const OWN_PANE_PX = 110;
 
 let library;
@@ -28,7 +30,7 @@ export class BarChart {
     this.node = node;
     this.indicators = indicators;
     this.rows = [];
-    this.marks = new Map();
+    this.marked = new Map();
     this.onOlder = () => {};
     this.onPoint = () => {};
     this.chart = charts.createChart(node, { autoSize: true, ...this.style() });
@@ -84,7 +86,7 @@ export class BarChart {
       },
       grid: { vertLines: { visible: false }, horzLines: grid },
       rightPriceScale: { borderVisible: false },
-      timeScale: { borderColor: border, timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.8 },
+      timeScale: { borderColor: border, timeVisible: true, secondsVisible: false, rightOffset: RIGHT_OFFSET, minBarSpacing: 0.8 },
       crosshair: { mode: this.charts.CrosshairMode.Normal },
       localization: { timeFormatter: (time) => new Date(time * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC" },
     };
@@ -131,7 +133,6 @@ export class BarChart {
       time: seconds(row.start), value: row.volume, color: row.close < row.open ? down : up,
     })));
     for (const { series, column } of this.lines) series.setData(rows.map((row) => point(row, column)));
-    this.paintMarks();
   }
 
   setDecimals(rows) {
@@ -178,23 +179,21 @@ export class BarChart {
     return row && seconds(row.start) === time ? row : undefined;
   }
 
-  /** Mark the bars in which these instants (us) lie. */
-  mark(instants) {
-    for (const instant of instants) this.marks.set(instant, true);
+  /** Mark the bars in which flagged trades lie: pairs of an instant (us) and how many. */
+  mark(flagged) {
+    for (const [instant, count] of flagged) {
+      const row = this.rows[this.placeOf(instant + 1) - 1];
+      if (row && instant < row.end) this.marked.set(row.start, (this.marked.get(row.start) ?? 0) + count);
+    }
     this.paintMarks();
   }
 
   paintMarks() {
-    const marked = new Map();
-    for (const instant of this.marks.keys()) {
-      const place = this.placeOf(instant + 1) - 1;
-      const row = this.rows[place];
-      if (row && instant < row.end) marked.set(row.start, (marked.get(row.start) ?? 0) + 1);
-    }
     const color = this.colour("--st-orange-color");
-    this.markers.setMarkers([...marked].sort(([a], [b]) => a - b).map(([start, count]) => ({
-      time: seconds(start), position: "aboveBar", shape: "circle", size: 0.6, color, text: count > 1 ? String(count) : "",
-    })));
+    const shown = [...this.marked.keys()].sort((a, b) => a - b);
+    if (shown.length === this.painted?.length && color === this.painted.color) return;
+    this.painted = { length: shown.length, color };
+    this.markers.setMarkers(shown.map((start) => ({ time: seconds(start), position: "aboveBar", shape: "circle", size: 0.5, color })));
   }
 
   /** Bring the bar of this instant into view. */
@@ -206,10 +205,13 @@ export class BarChart {
     this.chart.timeScale().setVisibleLogicalRange({ from: place - half, to: place + half });
   }
 
-  /** Show everything from this instant on. */
-  showFrom(instant) {
-    const from = this.placeOf(instant);
-    if (from < this.rows.length) this.chart.timeScale().setVisibleLogicalRange({ from: from - 1, to: this.rows.length + 1 });
+  /** Bring into view what lies from this instant on (null = the newest), at a width that a few bars do not stretch. */
+  frame(start) {
+    const { length } = this.rows;
+    const from = start ? this.placeOf(start) : length < FEW ? 0 : null;
+    if (from !== null && from < length) {
+      this.chart.timeScale().setVisibleLogicalRange({ from: Math.min(from - 1, length - FEW), to: length + RIGHT_OFFSET });
+    }
   }
 
   close() {

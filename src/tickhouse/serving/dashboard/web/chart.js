@@ -5,13 +5,16 @@ import { BarChart, ready } from "./barchart.js";
 import { change, number } from "./format.js";
 import { Legend } from "./legend.js";
 import { component, element, say } from "./mount.js";
-import { get } from "./rest.js";
+import { get, quoted, select } from "./rest.js";
 import { StateLine } from "./state.js";
 import { Stream } from "./stream.js";
 import { Tape } from "./tape.js";
 
 const PAGE = 500;
 const DAY_PAGE = 1500;
+const FLAGGED = 30;
+const MARKS = 10_000;
+const TRADED = 40;
 
 class Chart {
   constructor(root, data) {
@@ -64,19 +67,26 @@ class Chart {
     const legend = (this.legend = new Legend(bars));
     this.canvas.append(legend.node);
     this.anomalies = new Anomalies((ts) => bars.goTo(ts));
-    this.tape = new Tape((trades) => this.painted(trades));
+    this.tape = new Tape((received) => this.painted(received));
     this.side.replaceChildren(...(data.live ? [this.tape.node] : []), this.anomalies.node);
-    const [page, flagged] = await Promise.all([this.load(data.end), get("anomalies", { ...this.instrument(), ...this.when(), limit: 200 })]);
+    const [page, flagged, traded] = await Promise.all([
+      this.load(data.end),
+      get("anomalies", { ...this.instrument(), start: data.start, ...this.when(), limit: FLAGGED }),
+      data.live ? get("trades", { ...this.instrument(), limit: TRADED }) : null,
+    ]);
     if (data !== this.data) return;
-    this.more = page.next !== null;
+    this.more = this.isFull(page);
     bars.set(page.rows);
     if (view) bars.chart.timeScale().setVisibleLogicalRange(view);
-    else if (data.start) bars.showFrom(data.start);
+    else bars.frame(data.start);
     bars.onOlder = () => this.older();
     bars.onPoint = (row) => legend.show(row ?? bars.rows.at(-1));
-    this.flag(flagged.rows);
+    this.anomalies.add(flagged.rows, bars.decimals ?? 2);
+    this.markBetween(bars.rows[0]?.start, data.end).catch((error) => console.warn(`marks: ${error.message}`));
     this.settled();
-    if (data.live) this.follow();
+    if (!data.live) return;
+    this.takeTrades(traded.rows, true);
+    this.follow();
   }
 
   instrument() {
@@ -92,8 +102,12 @@ class Chart {
       ...this.instrument(), interval: this.data.interval, as_of: this.data.as_of, end, limit: this.data.live ? PAGE : DAY_PAGE,
       indicators: this.data.indicators.length ? 1 : null, open: this.data.live && !end ? 1 : null,
     });
-    page.rows.sort((a, b) => a.start - b.start);
     return page;
+  }
+
+  /** Whether there may be older bars than those of a page. */
+  isFull(page) {
+    return page.rows.filter((row) => row.final).length === (this.data.live ? PAGE : DAY_PAGE);
   }
 
   /** The view has come near the oldest bar: fetch those before it. */
@@ -104,14 +118,32 @@ class Chart {
     try {
       const page = await this.load(bars.rows[0].start);
       if (data !== this.data) return;
-      this.more = page.next !== null;
+      this.more = this.isFull(page);
+      const first = bars.rows[0].start;
       bars.prepend(page.rows);
+      await this.markBetween(bars.rows[0].start, first);
     } catch (error) {
       this.more = false;
       console.warn(`older bars: ${error.message}`);
     } finally {
       this.loading = false;
     }
+  }
+
+  /** Mark the bars in [from, to) that hold flagged trades; counted by the house, for there may be many. */
+  async markBetween(from, to) {
+    if (from === undefined) return;
+    const { bars, data } = this;
+    const step = bars.rows[0].end - bars.rows[0].start;
+    const instant = (us) => `make_timestamptz(${us})`;
+    const until = to ? `AND ts < ${instant(to)}` : "";
+    const rows = await select(
+      `SELECT epoch_us(ts) // ${step} * ${step} AS start, count(*) AS flagged FROM gold.anomalies WHERE symbol = ${quoted(data.symbol)} ` +
+        `AND venue = ${quoted(data.venue)} AND ts >= ${instant(from)} ${until} GROUP BY ALL`,
+      MARKS,
+      data.as_of,
+    );
+    if (bars === this.bars) bars.mark(rows.map((row) => [row.start, row.flagged]));
   }
 
   follow() {
@@ -123,12 +155,12 @@ class Chart {
     const on = (channel, more, take) =>
       stream.subscribe(() => ({ channel, ...this.instrument(), ...more() }), (message) => {
         if (message.type === "error") this.fail(new Error(message.detail ?? message.title));
-        else take(message.rows, message.type === "snapshot");
+        else take(message.rows, message.type === "snapshot", message.received_at);
       });
     const last = () => this.bars.rows.filter((row) => row.final !== false).at(-1)?.start ?? null;
     on("bars", () => ({ interval, indicators: this.data.indicators.length > 0, since: last() }), (rows) => this.takeBars(rows));
-    on("trades", () => ({}), (rows, whole) => this.takeTrades(rows, whole));
-    on("anomalies", () => ({}), (rows) => this.flag(rows));
+    on("trades", () => ({}), (rows, whole, receivedAt) => this.takeTrades(rows, whole, receivedAt));
+    on("anomalies", () => ({}), (rows, whole) => this.flag(rows, whole));
     on("feeds", () => ({}), (rows) => this.takeFeeds(rows));
   }
 
@@ -137,10 +169,10 @@ class Chart {
     this.settled();
   }
 
-  takeTrades(rows, whole) {
+  takeTrades(rows, whole, receivedAt) {
     this.tape.decimals = this.bars.decimals ?? 2;
-    if (whole) this.tape.reset(rows);
-    else this.tape.add(rows);
+    if (!whole) this.tape.add(rows, receivedAt);
+    else if (rows.length) this.tape.reset(rows);
     const newest = rows.at(-1);
     if (!newest) return;
     this.state.traded(newest.ts, this.feed);
@@ -162,26 +194,29 @@ class Chart {
     say(this.moved, `${percent < 0 ? "▼" : "▲"} ${change(percent)}`);
   }
 
-  flag(rows) {
-    const fresh = this.anomalies.add(rows, this.bars.decimals ?? 2);
-    this.bars.mark(fresh.map((row) => row.ts));
+  flag(rows, whole) {
+    this.anomalies.add(rows, this.bars.decimals ?? 2);
+    if (!whole) return this.bars.mark(rows.map((row) => [row.ts, 1]));
+    // Connected again: what was flagged meanwhile is counted afresh.
+    if (this.reconnected) {
+      this.bars.marked.clear();
+      this.markBetween(this.bars.rows[0]?.start).catch(() => {});
+    }
+    this.reconnected = true;
   }
 
   settled() {
     const newest = this.bars.rows.at(-1);
     this.legend.show(newest);
-    if (newest) this.price(newest.close);
+    if (newest && !this.tape.trades.length) this.price(newest.close);
     this.tell(newest ? "" : this.data.live ? "No bars yet: the first appears with the first trade." : "No bars were known for this day then.");
   }
 
-  /** For measuring: when trades that a frame has shown were received, beside the frame's own time. */
-  painted(trades) {
+  /** For measuring: when what a frame has shown was received, and when that frame was done. */
+  painted(received) {
     if (!window.tickhousePaints) return;
     const channel = new MessageChannel();
-    channel.port1.onmessage = () => {
-      const now = performance.timeOrigin + performance.now();
-      for (const trade of trades) window.tickhousePaints.push([trade.received_at ?? trade.ts, now]);
-    };
+    channel.port1.onmessage = () => window.tickhousePaints.push([received, performance.timeOrigin + performance.now()]);
     channel.port2.postMessage(0);
   }
 
@@ -201,7 +236,7 @@ class Chart {
     this.bars?.close();
     this.bars = this.stream = undefined;
     this.feed = null;
-    this.loading = false;
+    this.loading = this.reconnected = false;
     this.root.classList.remove("failed", "stale");
   }
 

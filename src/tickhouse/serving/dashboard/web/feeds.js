@@ -2,12 +2,14 @@
 
 import { clock, instant, number } from "./format.js";
 import { component, element, say } from "./mount.js";
-import { get } from "./rest.js";
+import { get, select } from "./rest.js";
 import { StateLine } from "./state.js";
 import { Stream } from "./stream.js";
 
 const EVENTS = 30;
+const BALANCE_EVERY_MS = 1000;
 const GAPS_EVERY_MS = 10_000;
+const STORED = `SELECT clock, source, venue, symbol, event, detail FROM bronze.events ORDER BY clock DESC, "offset" DESC LIMIT ${EVENTS}`;
 const COLUMNS = [
   ["symbol", "Instrument"],
   ["feed", "Feed"],
@@ -34,10 +36,12 @@ class Feeds {
       this.state.connected(connection);
     });
     this.stream.subscribe(() => ({ channel: "feeds" }), ({ rows }) => rows && this.figures(rows));
-    this.stream.subscribe(() => ({ channel: "events" }), ({ type, rows }) => rows && this.happened(rows, type === "snapshot"));
-    this.slow = () => Promise.all([this.balance(), this.gaps()]).catch((error) => this.tell(error.message));
-    this.slow();
-    this.timers = [setInterval(this.slow, GAPS_EVERY_MS)];
+    this.stream.subscribe(() => ({ channel: "events" }), ({ rows }) => rows && this.happened(rows));
+    this.past().catch(() => {});
+    this.timers = [
+      every(BALANCE_EVERY_MS, () => this.balance().catch(() => {})),
+      every(GAPS_EVERY_MS, () => this.gaps().catch(() => {})),
+    ];
   }
 
   update(data) {
@@ -55,7 +59,9 @@ class Feeds {
       return [name, value];
     }));
     this.verdict = element("p", "verdict");
-    this.verdict.append(this.state.node);
+    this.off = element("span", "off");
+    this.off.hidden = true;
+    this.verdict.append(this.state.node, this.off);
     this.table = element("table");
     const head = element("tr");
     for (const [name, title] of COLUMNS) head.append(element("th", name, title));
@@ -103,11 +109,14 @@ class Feeds {
 
   /** Received = accepted + duplicate + rejected, or it is said aloud that it is not. */
   async balance() {
-    const { balance } = await get("health");
-    for (const [name, value] of Object.entries(this.parts)) say(value, number(balance[name]));
-    const off = balance.received - balance.accepted - balance.duplicate - balance.rejected;
-    this.verdict.classList.toggle("off", off !== 0);
-    this.sum.title = off ? `the balance is off by ${number(off)}` : "the balance holds";
+    const health = await get("health");
+    const rejected = Object.values(health.rejected).reduce((sum, each) => sum + each, 0);
+    for (const [name, value] of Object.entries({ ...health, rejected })) if (this.parts[name]) say(this.parts[name], number(value));
+    const reasons = Object.entries(health.rejected).map(([reason, count]) => `${reason}: ${number(count)}`);
+    this.parts.rejected.parentNode.title = reasons.join("\n");
+    const off = health.received - health.accepted - health.duplicate - rejected;
+    this.off.hidden = off === 0;
+    say(this.off, `The balance is off by ${number(off)}: this is a fault of the house.`);
   }
 
   async gaps() {
@@ -121,8 +130,15 @@ class Feeds {
     ]));
   }
 
-  happened(rows, whole) {
-    this.events = (whole ? rows : this.events.concat(rows)).slice(-EVENTS);
+  /** Those stored before this page was opened. */
+  async past() {
+    const rows = await select(STORED, EVENTS);
+    this.happened(rows.reverse());
+  }
+
+  happened(rows) {
+    const known = new Map([...this.events, ...rows].map((row) => [JSON.stringify([row.clock, row.event, row.source, row.symbol, row.detail]), row]));
+    this.events = [...known.values()].sort((a, b) => a.clock - b.clock).slice(-EVENTS);
     this.eventList.show([...this.events].reverse().map((row) => [
       row.event.replaceAll("_", " "),
       [row.source, row.symbol, row.event === "rules" ? "" : reason(row.detail)].filter(Boolean).join("  ·  "),
@@ -140,6 +156,11 @@ class Feeds {
     this.state.close();
     this.stream.close();
   }
+}
+
+function every(ms, work) {
+  work();
+  return setInterval(work, ms);
 }
 
 function figure(cell, value) {

@@ -29,7 +29,8 @@ export function size(value) {
 /** A change always carries its sign, so that it does not rest on colour. */
 export function change(percent) {
   if (percent === null || percent === undefined) return "–";
-  return `${percent < 0 ? MINUS : "+"}${number(Math.abs(percent), 2)} %`;
+  const shown = number(Math.abs(percent), 2);
+  return `${shown === "0.00" ? "" : percent < 0 ? MINUS : "+"}${shown} %`;
 }
 
 export function clock(us, millis = false) {

@@ -23,6 +23,8 @@ export class Legend {
       this.indicators.append(pair);
       return { ...line, label, value };
     });
+    this.unusual = element("span", "unusual");
+    this.bar.append(this.unusual);
     this.node.append(this.bar, this.indicators);
     this.restyle();
   }
@@ -40,6 +42,8 @@ export class Legend {
     for (const [name, key] of [["O", "open"], ["H", "high"], ["L", "low"], ["C", "close"]]) say(values[name], number(row[key], decimals));
     say(values.V, size(row.volume));
     say(values.change, change((row.close / row.open - 1) * 100));
+    const unusual = this.chart.marked.get(row.start);
+    say(this.unusual, unusual ? `● ${unusual} unusual` : "");
     this.node.classList.toggle("down", row.close < row.open);
     for (const { value, column } of this.lines) {
       const found = row[column];

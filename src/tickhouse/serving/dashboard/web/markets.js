@@ -1,8 +1,8 @@
 // The list of instruments with what they do now: searched and sorted here, so that typing asks nobody.
 
-import { change, clock, decimalsOf, instant, number } from "./format.js";
+import { change, clock, decimalsOf, instant, number, span } from "./format.js";
 import { component, element, say } from "./mount.js";
-import { get, select } from "./rest.js";
+import { get, quoted, select } from "./rest.js";
 import { Sparkline } from "./sparkline.js";
 import { StateLine } from "./state.js";
 import { Stream } from "./stream.js";
@@ -11,7 +11,8 @@ import { starred, toggle } from "./watchlist.js";
 const SHOWN = 60;
 const SPARKS_EVERY_MS = 60_000;
 const LIST_EVERY_MS = 30_000;
-const HOURS_US = 2 * 3600e6;
+const SPARK_US = 2 * 3600e6;
+const SPARK_POINTS = 60;
 const COLUMNS = [
   ["symbol", "Symbol", (row) => row.symbol],
   ["last", "Last", (row) => row.last_price],
@@ -70,7 +71,7 @@ class Markets {
       const button = element("button", "", title);
       button.onclick = () => this.sortBy(name);
       cell.append(button);
-      if (name === "last") row.append(element("th", "line", "2 hours"));
+      if (name === "last") row.append((this.length = element("th", "line")));
       row.append(cell);
       return [name, cell];
     });
@@ -86,11 +87,12 @@ class Markets {
 
   async list() {
     try {
-      const { rows } = await get("symbols", { limit: 5000 });
+      const { rows } = await get("symbols");
       for (const row of rows) this.take(row);
       this.arrange();
       await this.sparks();
     } catch (error) {
+      console.warn(`markets: ${error.message}`);
       if (!this.rows.size) this.tell(error.message);
     }
   }
@@ -201,20 +203,26 @@ class Markets {
     }
   }
 
+  /** Recent closes, thinned by the house: of two hours, or of as many minutes as there are. */
   async sparks() {
     if (!this.shown?.length) return;
-    const newest = Math.max(...this.shown.map((row) => row.last_ts));
-    const from = new Date((newest - HOURS_US) / 1000).toISOString();
-    const names = this.shown.map((row) => `'${row.symbol.replaceAll("'", "''")}'`);
-    const rows = await select(
-      `SELECT venue, symbol, close FROM gold.bars_latest WHERE interval = '${this.data.interval}' ` +
-        `AND date >= '${from.slice(0, 10)}' AND start >= '${from}' AND symbol IN (${names}) ORDER BY start`,
-      20_000,
+    const rows = [...this.rows.values()];
+    const newest = Math.max(...rows.map((row) => row.last_ts));
+    const age = newest - Math.min(...rows.map((row) => row.first_ts));
+    const length = Math.min(age, SPARK_US);
+    const { finest, usual } = this.data.intervals;
+    const from = new Date((newest - length) / 1000).toISOString();
+    say(this.length, span(length / 1e6));
+    const found = await select(
+      `SELECT venue, symbol, epoch_us(start) // ${Math.ceil(length / SPARK_POINTS) || 1} AS place, arg_max(close, start) AS close ` +
+        `FROM gold.bars_latest WHERE interval = '${length < SPARK_US / 4 ? finest : usual}' AND date >= '${from.slice(0, 10)}' ` +
+        `AND start >= '${from}' AND symbol IN (${this.shown.map((row) => quoted(row.symbol))}) GROUP BY ALL ORDER BY place`,
+      SHOWN * SPARK_POINTS * 2,
     );
-    const closes = Map.groupBy(rows, keyOf);
+    const closes = Map.groupBy(found, keyOf);
     for (const row of this.shown) {
-      const found = closes.get(keyOf(row))?.map((each) => each.close);
-      if (found) this.line(keyOf(row)).spark.set([...found, row.last_price]);
+      const own = closes.get(keyOf(row))?.map((each) => each.close);
+      if (own) this.line(keyOf(row)).spark.set([...own, row.last_price]);
       row.decimals = undefined;
     }
     this.paint();

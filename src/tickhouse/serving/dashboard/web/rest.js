@@ -6,10 +6,15 @@ export async function get(path, parameters = {}) {
   return answer(fetch(`/api/v1/${path}?${new URLSearchParams(given)}`));
 }
 
-/** Return the rows of one SELECT. */
-export async function select(sql, limit) {
-  const body = JSON.stringify({ sql, limit });
+/** Return the rows of one SELECT; with `asOf`, as they were known then. */
+export async function select(sql, limit, asOf = null) {
+  const body = JSON.stringify({ sql, limit, as_of: asOf });
   return (await answer(fetch("/api/v1/sql", { method: "POST", headers: { "content-type": "application/json" }, body }))).rows;
+}
+
+/** A text as SQL writes it. */
+export function quoted(text) {
+  return `'${text.replaceAll("'", "''")}'`;
 }
 
 async function answer(request) {

@@ -2,8 +2,10 @@
 
 import { element, say } from "./mount.js";
 import { span } from "./format.js";
+import { get } from "./rest.js";
 
 const QUIET_S = 60;
+const ASK_EVERY_MS = 10_000;
 
 export class StateLine {
   constructor() {
@@ -44,10 +46,22 @@ export class StateLine {
       return ["lost", `connection lost ${ago} ago · trying again`, reason || "figures are those of then"];
     }
     if (this.feed === false) return ["quiet", "the feed is disconnected", "the house runs, its source does not deliver"];
+    if (this.health?.status === "failed") return ["lost", "the house cannot be followed", this.health.detail];
     if (this.lastTrade === null) return ["live", "live · no trade yet", "connected"];
     const quiet = Date.now() / 1000 - this.lastTrade / 1e6;
-    if (quiet > QUIET_S) return ["quiet", `no trade for ${span(quiet)}: quiet or closed`, "connected; nothing has traded since"];
+    if (quiet > QUIET_S) {
+      this.ask();
+      if (this.health?.running === false) return ["quiet", `nobody writes this house · last trade ${span(quiet)} ago`, this.health.detail];
+      return ["quiet", `no trade for ${span(quiet)}: quiet or closed`, "connected; nothing has traded since"];
+    }
     return ["live", "live", "connected; painted as it comes"];
+  }
+
+  /** Ask why nothing comes, now and then. */
+  ask() {
+    if (Date.now() - (this.askedAt ?? 0) < ASK_EVERY_MS) return;
+    this.askedAt = Date.now();
+    get("health").then((health) => (this.health = health), () => {});
   }
 
   close() {

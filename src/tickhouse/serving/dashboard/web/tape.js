@@ -6,12 +6,12 @@ import { clock, number, size } from "./format.js";
 const ROWS = 40;
 
 export class Tape {
-  /** `onPaint(trades)`: told of the trades that a frame has shown for the first time. */
+  /** `onPaint(received)`: told when what a frame has shown was received (us): a time for each message it took. */
   constructor(onPaint = () => {}) {
     this.onPaint = onPaint;
     this.decimals = 2;
     this.trades = [];
-    this.fresh = [];
+    this.received = [];
     this.node = element("div", "tape");
     this.node.append(this.head());
     this.list = element("ol");
@@ -40,13 +40,12 @@ export class Tape {
 
   reset(trades = []) {
     this.trades = trades.slice(-ROWS);
-    this.fresh = [];
     this.ask();
   }
 
-  add(trades) {
+  add(trades, receivedAt) {
     this.trades = this.trades.concat(trades).slice(-ROWS);
-    this.fresh.push(...trades.slice(-ROWS));
+    if (receivedAt) this.received.push(receivedAt);
     this.ask();
   }
 
@@ -59,9 +58,9 @@ export class Tape {
     if (this.held) return;
     this.empty.hidden = this.trades.length > 0;
     for (let place = 0; place < ROWS; place++) fill(this.rows[place], this.trades.at(-1 - place), this.decimals);
-    const shown = this.fresh;
-    this.fresh = [];
-    if (shown.length) this.onPaint(shown);
+    const received = this.received;
+    this.received = [];
+    if (received.length) this.onPaint(received);
   }
 
   close() {
