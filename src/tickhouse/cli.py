@@ -166,6 +166,23 @@ def replay(
 
 
 @app.command()
+def serve(
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen; beyond loopback every request needs a token.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 = any free one.")] = None,
+) -> None:
+    """Serve a house over HTTP and WebSocket, live, also while another process writes it.
+
+    Reads only; the house need not exist yet. Documentation is at /docs.
+    """
+    from tickhouse.api.server import serve as run_server
+
+    settings = _settings(config, {"serve.host": host, "serve.port": port})
+    run_server(_house(house), settings.serve, lambda line: print(line, flush=True))
+
+
+@app.command()
 def query(
     sql: Annotated[str, typer.Argument(help='e.g. "select * from gold.bars order by start desc limit 10"')],
     house: HouseDir = DEFAULT_HOUSE,

@@ -61,8 +61,8 @@ class Board:
         self._lines: dict[tuple[str, str], SymbolFigures] = {}
         self.clock = NO_TIME
 
-    def update(self, batch: Batch, outputs: Outputs) -> None:
-        """Take a batch and its outputs; the engine's listener."""
+    def update(self, batch: Batch | None, outputs: Outputs) -> None:
+        """Take the outputs of a batch, or of several together; an engine's listener."""
         del batch
         self.clock = outputs.position.clock
         self._count_rejected(outputs)

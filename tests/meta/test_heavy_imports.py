@@ -13,6 +13,9 @@ SOURCE = Path(tickhouse.__file__).parent
 PLACES = {
     "aiohttp": ("sources", "serving/dashboard/relay"),
     "deltalake": ("sinks",),
+    "fastapi": ("api",),
+    "starlette": ("api",),
+    "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
     "streamlit": ("serving/dashboard",),

@@ -49,7 +49,8 @@ class EmbeddedEngine:
         history: What the pipeline reads back; told what is committed.
         sinks: Each has its own positions.
         commit_every_s: How often rows become visible.
-        snapshot_every_s: How often the state is stored; also at the end.
+        snapshot_every_s: How often the state is stored; also at the end. None = never: the engine follows a house that
+            another process writes, has no sinks and changes nothing.
         listener: Sees every batch and its outputs at once.
     """
 
@@ -61,7 +62,7 @@ class EmbeddedEngine:
         sinks: Sequence[Sink],
         *,
         commit_every_s: float = 1.0,
-        snapshot_every_s: float = 60.0,
+        snapshot_every_s: float | None = 60.0,
         listener: Listener | None = None,
     ) -> None:
         self._journal = journal
@@ -71,6 +72,8 @@ class EmbeddedEngine:
         self._writer = _Writer(journal, history, sinks, pipeline.partition, commit_every_s)
         self._until = math.inf
         self._finishing = False
+        self.feeding = threading.Lock()
+        """Held while the pipeline works, for those who look into it from another thread."""
         self.reader: Reader | None = None
         """While running: for those who show how far it has come."""
 
@@ -97,7 +100,7 @@ class EmbeddedEngine:
         reader = self.reader = self._journal.reader(self._pipeline.partition, start.offset, self._pipeline.feeds)
         self._writer.start()
         try:
-            due = time.monotonic() + self._snapshot_every_s
+            due = self._next_snapshot()
             while time.monotonic() < self._until:
                 batch = reader.read(_READ_TIMEOUT_S)
                 if batch is not None:
@@ -106,8 +109,8 @@ class EmbeddedEngine:
                     break
                 if time.monotonic() >= due and position != stored:
                     self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
-                    stored, due = position, time.monotonic() + self._snapshot_every_s
-            if position != stored:
+                    stored, due = position, self._next_snapshot()
+            if position != stored and self._snapshot_every_s is not None:
                 self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
             self._writer.finish()
         except BaseException:
@@ -117,8 +120,12 @@ class EmbeddedEngine:
             reader.close()
         return position
 
+    def _next_snapshot(self) -> float:
+        return float("inf") if self._snapshot_every_s is None else time.monotonic() + self._snapshot_every_s
+
     def _work(self, batch: Batch) -> Position:
-        outputs = self._pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
+        with self.feeding:
+            outputs = self._pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
         if self._listener is not None:
             self._listener(batch, outputs)
         self._writer.put(outputs)

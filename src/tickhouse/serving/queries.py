@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from tickhouse.errors import ConfigError, LogCorruptError, OutOfRangeError
 from tickhouse.rules import parse_duration
+from tickhouse.serving.instruments import Instruments
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES, Table
@@ -57,6 +58,7 @@ class Queries:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._instruments = Instruments(path)
 
     def bars(
         self,
@@ -180,12 +182,82 @@ class Queries:
         latest = "" if changes else _latest(_GAP_KEY, 'clock, "offset", "row"')
         return self._select("gold.gaps", where, as_of, latest, f'{_GAP_KEY}, clock, "offset", "row"', symbol)
 
+    def page(
+        self,
+        name: str,
+        asked: Mapping[str, Any],
+        *,
+        start: When | None = None,
+        end: When | None = None,
+        as_of: When | None = None,
+        order: Sequence[str],
+        latest_by: str = "",
+        limit: int,
+        newest: bool = False,
+        after: Sequence[Any] | None = None,
+        below: int | None = None,
+    ) -> tuple[pl.DataFrame, int]:
+        """Return one page of a table with its cause, and the position that it was read at.
+
+        Asked again with that position as `below` and the last row's place as `after`, it gives the page that follows, whatever
+        was committed meanwhile.
+
+        Args:
+            name: Which table.
+            asked: Column -> value; `symbol` and `venue` in any spelling.
+            start: First instant of the table's time column, included.
+            end: Instants before it.
+            as_of: See only what was known then.
+            order: Columns that order rows without ties; a time that is missing stands before all others.
+            latest_by: Key of which only the latest revision is wanted; empty = every row.
+            limit: Rows at most.
+            newest: The last rows, not the first; still in order.
+            after: Values of `order` in the row before the page, times in microseconds (-1 = missing).
+            below: See only rows caused below this offset.
+
+        Raises:
+            ConfigError: the symbol or a time means nothing, or the symbol is not known.
+        """
+        lake = LakeTables(self._path)
+        position = lake.position(name).offset if below is None else below
+        where = _Where().instrument(asked.get("symbol"), asked.get("venue")).between(TABLES[name].date_from, start, end)
+        for column, value in asked.items():
+            if column not in ("symbol", "venue") and value is not None:
+                where.equal(column, value)
+        where.below(position)
+        keys = [_sortable(TABLES[name], column) for column in order]
+        latest = _latest(latest_by, "available_at") if latest_by else ""
+        inner = f"SELECT * EXCLUDE (date) FROM {name} WHERE {where.text} {latest}"
+        values = list(where.values)
+        text = f"SELECT * FROM ({inner})"
+        if after is not None:
+            text += f" WHERE ({', '.join(keys)}) > ({', '.join('?' for _ in keys)})"
+            values += after
+        text += f" ORDER BY {', '.join(f'{key} DESC' if newest else key for key in keys)} LIMIT {int(limit)}"
+        with self._session((name,), as_of, lake) as session:
+            found = _frame(session.sql(text, params=values), None)
+        if not len(found) and where.symbol is not None and after is None:
+            self._must_be_known(where)
+        return (found.reverse() if newest else found), position
+
     def symbols(self) -> pl.DataFrame:
         """Return every instrument with its number of accepted trades and the times of the first and the last."""
         return self.sql(
             "SELECT venue, symbol, count(*) AS trades, min(ts) AS first_ts, max(ts) AS last_ts "
             "FROM silver.trades GROUP BY ALL ORDER BY ALL"
         )
+
+    def instruments(self) -> pl.DataFrame:
+        """Return every instrument with its trades, first and last price and the change over its last 24 hours."""
+        return self._instruments.frame()
+
+    def must_be_known(self, symbol: str, venue: str | None = None) -> None:
+        """Check that there is such an instrument.
+
+        Raises:
+            ConfigError: there is none; the nearest is named.
+        """
+        self._must_be_known(_Where().instrument(symbol, venue))
 
     def row_counts(self) -> dict[str, int]:
         """Return how many rows every table has; reads no file but the logs."""
@@ -248,6 +320,9 @@ class Queries:
 
     def _must_be_known(self, where: _Where) -> None:
         """Tell an unknown symbol from one without rows."""
+        traded = self._instruments.frame().filter(pl.col("symbol") == where.symbol)
+        if len(traded) and (where.venue is None or where.venue in set(traded["venue"])):
+            return
         with self._session(("bronze.trades",), None) as session:
             text = "SELECT DISTINCT symbol, venue FROM bronze.trades"
             known = _frame(session.sql(text), None)
@@ -261,9 +336,11 @@ class Queries:
             raise ConfigError(f"{symbol} is not known at venue {venue!r}; it is at {', '.join(venues)}")
 
     @contextmanager
-    def _session(self, names: Sequence[str], as_of: When | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _session(
+        self, names: Sequence[str], as_of: When | None, lake: LakeTables | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open DuckDB with views of the tables named, each over the files of one commit."""
-        lake = LakeTables(self._path)
+        lake = lake or LakeTables(self._path)
         session = duckdb.connect(config=_SETTINGS)
         try:
             session.execute("SET TimeZone = 'UTC'")
@@ -316,6 +393,11 @@ class _Where:
             self.equal("venue", self.venue)
         return self
 
+    def below(self, offset: int) -> _Where:
+        self._parts.append('"offset" < ?')
+        self.values.append(offset)
+        return self
+
     def between(self, column: str, start: When | None, end: When | None) -> _Where:
         for bound, sign in ((start, ">="), (end, "<")):
             if bound is not None:
@@ -328,6 +410,11 @@ def wide_name(indicator: str, output: str) -> str:
     """Return the column of an indicator's output in wide form, e.g. `bbands_20_2_upper`."""
     text = indicator if output == "value" else f"{indicator}_{output}"
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _sortable(table: Table, column: str) -> str:
+    is_time = pa.types.is_timestamp(table.schema.field(column).type)
+    return f'coalesce(epoch_us("{column}"), -1)' if is_time else f'"{column}"'
 
 
 def _instant(when: When) -> datetime:
