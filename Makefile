@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 APT := DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test browser lint bench campaign docs clean constraints
+.PHONY: help install run test browser lint bench campaign docs screenshots clean constraints
 
 help:  ## Show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -50,6 +50,9 @@ campaign: install  ## The long randomized campaigns (kills, model search); an ho
 
 docs: install  ## Refresh the generated parts of the documentation
 	@$(BIN)/python docs/generate.py
+
+screenshots: install browser  ## Take the pictures of the dashboard from a real run; eight minutes
+	@$(BIN)/python docs/screenshots.py
 
 constraints: $(STAMP)  ## Pin the newest versions that fit
 	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra serve --extra dashboard --extra bench pyproject.toml -o constraints.txt

@@ -40,10 +40,13 @@ class House:
         self.dashboard = f"http://127.0.0.1:{free_port()}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def run(self, **synthetic: float) -> None:
+    def run(self, intervals: tuple[str, ...] = ("1m", "5m", "15m", "1h", "1d"), **synthetic: float) -> None:
         """Start the synthetic market into the house."""
         file = self.folder / "tickhouse.toml"
-        lines = ["[rules]", 'lateness = "2s"', "[sources.options.synthetic]"]
+        lines = [
+            "[rules]", 'lateness = "2s"', f"intervals = {json.dumps(intervals)}", f"indicator_intervals = ['{intervals[0]}']",
+            "[sources.options.synthetic]",
+        ]  # fmt: skip
         file.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in synthetic.items())]))
         self._start("run", "--source", "synthetic", "--config", str(file), *self._house)
 
@@ -96,9 +99,9 @@ class House:
             f"{address} did not answer as wanted: {said[:500]}; {[self.log(name) for name in self._processes]}"
         )
 
-    def wait_for_trades(self) -> None:
-        """Wait until the API has seen trades."""
-        self.wait(f"{self.api}/v1/symbols", lambda body: len(json.loads(body)["rows"]) > 2)
+    def wait_for_trades(self, symbols: int = 12) -> None:
+        """Wait until the API has seen trades of so many symbols."""
+        self.wait(f"{self.api}/v1/symbols", lambda body: len(json.loads(body)["rows"]) >= symbols)
 
     def log(self, name: str) -> str:
         """Return what a process wrote."""

@@ -46,12 +46,28 @@ def _day(chosen: Instrument) -> dt.date:
 
 
 def _as_of(day: dt.date) -> dt.datetime | None:
-    then = st.toggle("As known at", help="See only what the house knew at that instant: later revisions are left out.")
-    if not then:
+    asked = _asked()
+    st.session_state.setdefault("history_then", asked is not None)
+    st.session_state.setdefault("history_instant", asked or dt.datetime.combine(day, dt.time(12)))
+    help_text = "See only what the house knew at that instant: later revisions are left out."
+    if not st.toggle("As known at", key="history_then", help=help_text):
+        st.query_params.pop("as_of", None)
         return None
-    noon = dt.datetime.combine(day, dt.time(12))
-    chosen = st.datetime_input("Instant (UTC)", noon, format="YYYY-MM-DD", step=60, width=240)
-    return None if chosen is None else chosen.replace(tzinfo=dt.UTC)
+    chosen: dt.datetime | None = st.datetime_input(
+        "Instant (UTC)", format="YYYY-MM-DD", step=60, width=240, key="history_instant"
+    )
+    if chosen is None:
+        return None
+    st.query_params["as_of"] = chosen.isoformat(timespec="minutes")
+    return chosen.replace(tzinfo=dt.UTC)
+
+
+def _asked() -> dt.datetime | None:
+    """Return the instant in the address, if one is there."""
+    try:
+        return dt.datetime.fromisoformat(st.query_params["as_of"]).replace(tzinfo=None)
+    except (KeyError, ValueError):
+        return None
 
 
 def _revisions(chosen: Instrument, interval: str, day: dt.date, as_of: dt.datetime | None) -> None:

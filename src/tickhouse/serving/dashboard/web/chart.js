@@ -20,6 +20,7 @@ class Chart {
   constructor(root, data) {
     this.root = root;
     this.state = new StateLine();
+    this.updates = 0;
     this.build();
     this.update(data);
     this.scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -155,7 +156,7 @@ class Chart {
     const on = (channel, more, take) =>
       stream.subscribe(() => ({ channel, ...this.instrument(), ...more() }), (message) => {
         if (message.type === "error") this.fail(new Error(message.detail ?? message.title));
-        else take(message.rows, message.type === "snapshot", message.received_at);
+        else this.updates++, take(message.rows, message.type === "snapshot", message.received_at);
       });
     const last = () => this.bars.rows.filter((row) => row.final !== false).at(-1)?.start ?? null;
     on("bars", () => ({ interval, indicators: this.data.indicators.length > 0, since: last() }), (rows) => this.takeBars(rows));

@@ -10,6 +10,7 @@ export function component(make) {
       const root = element("div", "house");
       parentElement.append(root);
       part = make(root, data, setTriggerValue);
+      root.component = part; // for a debugger, and for the tests
       living.set(parentElement, part);
     } else {
       part.update(data);

@@ -6,7 +6,7 @@ import { clock, number, size } from "./format.js";
 const ROWS = 40;
 
 export class Tape {
-  /** `onPaint(received)`: told when what a frame has shown was received (us): a time for each message it took. */
+  /** `onPaint(received)`: told, after each frame, when the newest trades of the messages it took were received (us). */
   constructor(onPaint = () => {}) {
     this.onPaint = onPaint;
     this.decimals = 2;
