@@ -2,8 +2,8 @@
 
 A synthetic market runs into a house; the API follows it, the dashboard relays, the chart page is open. Measured in the page,
 for every message on the trade channel: `received_at` of its newest trade to the end of the animation frame that painted it, on
-the clock of one machine. Beside it: what the dashboard's relay adds (the same messages, from the API itself and through it), how
-long after opening the page moves, and whether zoom is kept over all updates.
+the clock of one machine. Beside it: what the dashboard's relay adds (the same messages, from the API itself and through it),
+how long after opening the page moves, and whether zoom is kept over all updates.
 
 `python bench/paint_latency.py --rate 1000 --seconds 60` prints percentiles and writes .bench/paint_latency.json.
 """

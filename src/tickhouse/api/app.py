@@ -14,8 +14,10 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from tickhouse.api import rest, stream
+from tickhouse.api.access import Access
 from tickhouse.api.context import Context
 from tickhouse.api.problems import add_handlers
+from tickhouse.api.tokens import Tokens
 from tickhouse.house import House
 from tickhouse.serving.hub import Hub
 from tickhouse.settings import ServeSettings
@@ -27,6 +29,7 @@ _TAGS = [
     {"name": "Quality", "description": "What was flagged, missing or refused."},
     {"name": "House", "description": "What the house is and does."},
 ]
+_SQL_MEMORY = "1GB"
 _ABOUT = """Everything a Tickhouse house holds, and what it makes, as it makes it.
 
 Times are UTC microseconds, given as integers or ISO text. Answers come as JSON, CSV, Arrow or Parquet, by `Accept`.
@@ -35,6 +38,7 @@ Live rows come over the WebSocket `/v1/stream`."""
 
 def make_app(house: House, settings: ServeSettings) -> FastAPI:
     """Return the API of a house, which need not exist yet."""
+    house.queries.limit(threads=1, memory=_SQL_MEMORY)  # the other core is the engine's
     pump = stream.Pump()
     hub = Hub(pump.wake)
     follower = house.follower(hub)
@@ -50,8 +54,9 @@ def make_app(house: House, settings: ServeSettings) -> FastAPI:
             pumping.cancel()
 
     app = FastAPI(
-        title="Tickhouse", version="1", description=_ABOUT, openapi_tags=_TAGS, docs_url=None, redoc_url=None, lifespan=lifespan
-    )
+        title="Tickhouse", version="1", description=_ABOUT, openapi_tags=_TAGS, docs_url=None, redoc_url=None,
+        lifespan=lifespan,
+    )  # fmt: skip
     app.state.context = Context(house, follower, hub, settings)
     app.include_router(rest.router)
     app.include_router(stream.router)
@@ -62,6 +67,7 @@ def make_app(house: House, settings: ServeSettings) -> FastAPI:
             CORSMiddleware, allow_origins=list(settings.cors), allow_methods=["GET", "POST"], allow_headers=["*"],
             expose_headers=["X-Next-Cursor"],
         )  # fmt: skip
+    app.add_middleware(Access, tokens=Tokens(house.path), settings=settings)
     return app
 
 

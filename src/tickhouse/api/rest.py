@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
@@ -26,6 +27,8 @@ __all__ = ["Catalogue", "CatalogueItem", "Health", "HouseInfo", "Output", "SqlQu
 router = APIRouter(prefix="/v1")
 
 MAX_LIMIT = 50_000
+_SQL_BYTES = 64 << 20
+_SQL_AT_ONCE = threading.BoundedSemaphore(2)
 
 Here = Annotated[Context, Depends(context)]
 _SPELLING = "In any spelling: BTC-USDT, btc/usdt, BINANCE:BTCUSDT."
@@ -374,5 +377,12 @@ def sql(request: Request, here: Here, query: SqlQuery) -> Response:
     """One SELECT over the tables of the house, in DuckDB's SQL; bounded in rows and time."""
     here.rules()
     as_of = instant("as_of", None if query.as_of is None else str(query.as_of))
-    frame = here.house.queries.sql(query.sql, as_of=as_of, max_rows=query.limit, timeout_s=here.settings.sql_timeout_s)
+    if not _SQL_AT_ONCE.acquire(timeout=here.settings.sql_timeout_s):
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too many questions in SQL at once; ask again", {"Retry-After": "1"})
+    try:
+        frame = here.house.queries.sql(
+            query.sql, as_of=as_of, max_rows=query.limit, max_bytes=_SQL_BYTES, timeout_s=here.settings.sql_timeout_s
+        )
+    finally:
+        _SQL_AT_ONCE.release()
     return answer(request, frame)

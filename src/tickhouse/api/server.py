@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,21 +20,43 @@ __all__ = ["configuration", "listen", "serve"]
 _BACKLOG = 1024
 
 
-def serve(house: House, settings: ServeSettings, say: Callable[[str], None]) -> None:
-    """Serve until a signal.
+def serve(house: House, settings: ServeSettings, say: Callable[[str], None], stop: threading.Event) -> None:
+    """Serve until `stop` is set.
 
     Args:
         house: It need not exist yet.
         settings: Where to listen, and what to allow.
         say: Told the address, once it can be asked.
+        stop: From any thread, or a signal's handler.
 
     Raises:
         ConfigError: the address cannot be had.
     """
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
-    say(f"API on http://{host if ':' not in host else f'[{host}]'}:{port}  (documentation: /docs)")
-    uvicorn.Server(configuration(make_app(house, settings))).run([listening])
+    server = _Server(configuration(make_app(house, settings)))
+    threading.Thread(target=_stop_when, args=(stop, server), name="tickhouse-stop", daemon=True).start()
+    server.announce = lambda: say(f"API on http://{f'[{host}]' if ':' in host else host}:{port}  (documentation: /docs)")
+    server.run([listening])
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the command line, and says when it is there."""
+
+    announce: Callable[[], None] = staticmethod(lambda: None)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.announce()
+
+
+def _stop_when(stop: threading.Event, server: uvicorn.Server) -> None:
+    stop.wait()
+    server.should_exit = True
 
 
 def configuration(app: FastAPI) -> uvicorn.Config:

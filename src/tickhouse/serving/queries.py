@@ -34,6 +34,7 @@ When = datetime | date | str
 _SETTINGS: dict[str, Any] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    "temp_directory": "",  # nothing is written, not even what does not fit into memory
 }
 _SQL_TYPES = {
     pa.int32(): "INTEGER",
@@ -44,6 +45,7 @@ _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
 }
+_BOUNDED_ROWS = 1_000
 _BAR_KEY = "venue, symbol, interval, start, origin"
 _INDICATOR_KEY = "venue, symbol, interval, start, indicator, output"
 _GAP_KEY = "venue, symbol, epoch, first_missing_id"
@@ -59,6 +61,16 @@ class Queries:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._instruments = Instruments(path)
+        self._settings = dict(_SETTINGS)
+
+    def limit(self, *, threads: int, memory: str) -> None:
+        """Bound what a query may take of the machine, for those who answer for others.
+
+        Args:
+            threads: At most so many.
+            memory: E.g. `1GB`; a query that needs more fails.
+        """
+        self._settings |= {"threads": threads, "memory_limit": memory}
 
     def bars(
         self,
@@ -271,6 +283,7 @@ class Queries:
         *,
         as_of: When | None = None,
         max_rows: int | None = None,
+        max_bytes: int | None = None,
         timeout_s: float | None = None,
     ) -> pl.DataFrame:
         """Run one SELECT over `bronze.trades`, `silver.trades`, `gold.bars`, ... and the views below.
@@ -283,6 +296,7 @@ class Queries:
             parameters: For `?` (a sequence) or `$name` (a mapping).
             as_of: Every table then holds only what was known at that instant.
             max_rows: Return at most so many rows.
+            max_bytes: Refuse an answer that takes more memory.
             timeout_s: Stop the query after so many seconds.
 
         Raises:
@@ -296,7 +310,7 @@ class Queries:
             if timer is not None:
                 timer.start()
             try:
-                return _frame(session.sql(query, params=parameters), max_rows)
+                return _frame(session.sql(query, params=parameters), max_rows, max_bytes)
             except duckdb.InterruptException as error:
                 raise ConfigError(
                     f"the query took longer than {timeout_s} s; ask for less, e.g. with WHERE date = ..."
@@ -341,7 +355,7 @@ class Queries:
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open DuckDB with views of the tables named, each over the files of one commit."""
         lake = lake or LakeTables(self._path)
-        session = duckdb.connect(config=_SETTINGS)
+        session = duckdb.connect(config=self._settings)
         try:
             session.execute("SET TimeZone = 'UTC'")
             session.execute("CREATE SCHEMA bronze; CREATE SCHEMA silver; CREATE SCHEMA gold")
@@ -488,12 +502,32 @@ def _must_read_only(session: duckdb.DuckDBPyConnection, query: str) -> None:
         raise ConfigError(f"only one SELECT at a time can be asked for, given: {found}")
 
 
-def _frame(relation: duckdb.DuckDBPyRelation | None, max_rows: int | None) -> pl.DataFrame:
+def _frame(relation: duckdb.DuckDBPyRelation | None, max_rows: int | None, max_bytes: int | None = None) -> pl.DataFrame:
     assert relation is not None
+    wanted = relation if max_rows is None else relation.limit(max_rows)
     try:
-        frame: pl.DataFrame = (relation if max_rows is None else relation.limit(max_rows)).pl()
-    except pl.exceptions.PolarsError as error:
+        if max_bytes is None:
+            frame: pl.DataFrame = wanted.pl()
+            return frame
+        return _bounded(wanted, max_bytes)
+    except (pl.exceptions.PolarsError, pa.ArrowException) as error:
         raise ConfigError(
             f"the answer has a column of a type that cannot be shown ({error}); cast it, e.g. x::VARCHAR"
         ) from error
+
+
+def _bounded(relation: duckdb.DuckDBPyRelation, max_bytes: int) -> pl.DataFrame:
+    reader = relation.to_arrow_reader(_BOUNDED_ROWS)
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    try:
+        for batch in reader:
+            size += batch.nbytes
+            if size > max_bytes:
+                raise ConfigError(f"the answer has more than {max_bytes >> 20} MiB; ask for fewer columns or rows")
+            batches.append(batch)
+    except OSError as error:  # what DuckDB says while its rows are read comes in this form
+        raise (duckdb.InterruptException if "INTERRUPT" in str(error) else duckdb.Error)(str(error)) from error
+    frame = pl.from_arrow(pa.Table.from_batches(batches, reader.schema))
+    assert isinstance(frame, pl.DataFrame)
     return frame

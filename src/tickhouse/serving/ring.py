@@ -61,6 +61,10 @@ class Wanted:
             raise ConfigError(f"there is no channel {self.channel!r}; use {', '.join(CHANNELS)}")
         if self.interval is not None and self.channel not in _WITH_INTERVAL:
             raise ConfigError(f"channel {self.channel!r} has no intervals; leave `interval` out")
+        if self.after is not None and self.after < 0:
+            raise ConfigError(f"after: {self.after} is no `seq`; give one that came with a message")
+        if self.is_stitched and not self.table:
+            raise ConfigError(f"channel {self.channel!r} stores nothing; leave `since` and `after` out")
 
     @property
     def table(self) -> str:
