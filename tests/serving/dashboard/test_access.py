@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tickhouse.errors import ConfigError
-from tickhouse.serving.dashboard.access import SignIn, is_loopback
+from tickhouse.serving.dashboard.access import SignIn, ThisMachine, is_loopback
 from tickhouse.serving.dashboard.server import serve
 
 TOKEN = "th_example-token"
@@ -69,6 +69,21 @@ def test_upload_or_huge_body_or_bytes_are_no_token(client: TestClient):
     assert client.post("/sign-in", files={"token": TOKEN.encode()}).status_code == 401
     assert client.post("/sign-in", data={"token": "x" * 20_000}).status_code == 413
     assert client.post("/sign-in", content=b"token=\xff\xfe%ff").status_code == 401
+
+
+@pytest.mark.parametrize(("name", "status"), [
+    ("localhost:8501", 200), ("127.0.0.1:8501", 200), ("[::1]:8501", 200), ("LOCALHOST", 200),
+    ("evil.example", 421), ("evil.example:8501", 421), ("192.168.1.5:8501", 421), ("localhost.evil.example", 421),
+    ("", 421), ("[", 421),
+])  # fmt: skip
+def test_on_loopback_only_the_names_of_this_machine_are_answered(name: str, status: int):
+    async def page(_request: object) -> PlainTextResponse:
+        return PlainTextResponse("secret")
+
+    here = TestClient(Starlette(routes=[Route("/", page)], middleware=[Middleware(ThisMachine)]))
+    answer = here.get("/", headers={"host": name})
+    assert answer.status_code == status
+    assert ("secret" in answer.text) is (status == 200)
 
 
 @pytest.mark.parametrize(("host", "loopback"), [

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from ipaddress import ip_address
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["SignIn", "is_loopback"]
+__all__ = ["SignIn", "ThisMachine", "is_loopback"]
 
 _COOKIE = "tickhouse_reader"
 _PATH = "/sign-in"
@@ -39,6 +39,35 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+class ThisMachine:
+    """Lets through what is asked of this machine by its own name.
+
+    A page of another site can point its name at 127.0.0.1 and then read what it finds there; its requests name that site.
+
+    Args:
+        app: What is behind.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        host = HTTPConnection(scope).headers.get("host", "")
+        if is_loopback(_name(host)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _REFUSED, "reason": "not asked by the name of this machine"})
+        else:
+            words = (
+                f"This dashboard is for this machine only, not for {host[:100]}; give --host and --token to share it."
+            )
+            await PlainTextResponse(words, 421)(scope, receive, send)
 
 
 class SignIn:
@@ -79,6 +108,14 @@ class SignIn:
         is_secure = request.url.scheme == "https"
         answer.set_cookie(_COOKIE, self._pass, _WEEK_S, httponly=True, samesite="strict", secure=is_secure)
         return answer
+
+
+def _name(host: str) -> str:
+    """Return a Host header without its port; what cannot be read names nobody."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _form(words: str, status: int) -> Response:

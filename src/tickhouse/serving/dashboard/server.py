@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from tickhouse.errors import ConfigError
 
@@ -38,20 +37,22 @@ def serve(api: str, host: str, port: int, token: str | None = None) -> None:
     import streamlit as st
     from starlette.middleware import Middleware
 
+    from tickhouse.serving.dashboard import app as _script  # loaded now, so that the first reader does not wait for it
     from tickhouse.serving.dashboard import assets, theme
-    from tickhouse.serving.dashboard.access import SignIn, is_loopback
+    from tickhouse.serving.dashboard.access import SignIn, ThisMachine, is_loopback
     from tickhouse.serving.dashboard.relay import Relay
 
     relay = Relay(api, token)
-    guard: list[Middleware] = []
-    if not is_loopback(host):
-        if not token:
-            raise ConfigError(f"--host {host} can be reached from elsewhere: give --token, with which readers sign in")
-        guard.append(Middleware(SignIn, token=token))
+    if is_loopback(host):
+        guard = Middleware(ThisMachine)
+    elif token:
+        guard = Middleware(SignIn, token=token)
+    else:
+        raise ConfigError(f"--host {host} can be reached from elsewhere: give --token, with which readers sign in")
     app = st.App(
-        Path(__file__).with_name("app.py"),
+        str(_script.__file__),
         routes=[*relay.routes, *assets.routes()],
-        middleware=guard,
+        middleware=[guard],
         lifespan=relay.connected,
         secrets={"api": api, "token": token or ""},
     )
