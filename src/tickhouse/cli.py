@@ -292,18 +292,23 @@ def verify_command(
 @app.command()
 def dashboard(
     api: Annotated[
-        str, typer.Option(envvar="TICKHOUSE_API", help="The API of the house to show, as `tickhouse run` or `serve` has it.")
-    ] = "http://127.0.0.1:8000",
+        str | None, typer.Option(envvar="TICKHOUSE_API", help="The API of the house to show; default http://127.0.0.1:8000.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 = any free port.")] = 8501,
-    host: Annotated[
-        str, typer.Option(help="The address to listen at; beyond loopback readers sign in with a token.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Where to listen; beyond loopback readers sign in with the token.")] = "127.0.0.1",
     token: Annotated[str | None, typer.Option(envvar="TICKHOUSE_TOKEN", help="The API's token, where it wants one.")] = None,
+    as_child: AsChild = False,
 ) -> None:
-    """Show a house in the browser, live, until Ctrl-C. `tickhouse run` and `tickhouse serve` start this by themselves."""
+    """Show a house in the browser, live, until Ctrl-C: markets, charts, feeds, history, SQL."""
+    if as_child:
+        stop = threading.Event()
+        settings = _childs_settings(stop)
+        api = api or f"http://127.0.0.1:{settings.serve.port}"
+        threading.Thread(target=_end_when, args=(stop,), daemon=True).start()
+
     from tickhouse.serving.dashboard.server import serve
 
-    serve(api, host, port, token)
+    serve(api or "http://127.0.0.1:8000", host, port, token, lambda line: print(line, flush=True))
 
 
 @app.command()
@@ -430,6 +435,11 @@ def _childs_settings(stop: threading.Event) -> Any:
     settings = parents_settings()
     stop_with_parent(stop)
     return settings
+
+
+def _end_when(stop: threading.Event) -> None:
+    stop.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _day(text: str | None) -> Any:

@@ -58,7 +58,7 @@ def test_history_shows_a_day_as_it_was_known(page: Page, recorded: House):
     bar = _ask(page, revised)
     assert (bar["revision"], bar["high"]) == (1, 250.0)
     page.get_by_text("As known at").click()
-    instant = page.get_by_label("Instant (UTC)")
+    instant = page.get_by_role("group", name="Instant (UTC)")
     expect(instant).to_be_visible()
     page.goto(f"{recorded.dashboard}/history?symbol=SLOW-USD&interval=1m&as_of=2026-01-15T01:03")
     expect(page.get_by_text("No 1m bar of this day was revised")).to_be_visible()
@@ -85,7 +85,7 @@ def test_sql_answers_in_a_table_and_as_a_file(page: Page, recorded: House, tmp_p
     _run(page, "SELECT symbol, count(*) AS n FROM silver.trades GROUP BY 1")
     expect(page.get_by_text("1 rows in")).to_be_visible()
     with page.expect_download() as file:
-        page.get_by_text("CSV").click()
+        page.get_by_role("button", name="CSV", exact=True).click()
     file.value.save_as(tmp_path / "result.csv")
     assert (tmp_path / "result.csv").read_text().split() == ["symbol,n", "SLOW-USD,3001"]
 

@@ -21,21 +21,15 @@ def house(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 def test_no_connection_then_empty_then_filled_all_in_words_and_by_itself(page: Page, house: House):
     house.show()
-    page.goto(f"{house.dashboard}/chart")
-    expect(page.get_by_text("No connection to the house.")).to_be_visible()
+    for path in ("", "feeds", "history", "sql", "chart"):
+        page.goto(f"{house.dashboard}/{path}")
+        expect(page.get_by_text("No connection to the house.")).to_be_visible()
+        expect(page.get_by_test_id("stException")).to_have_count(0)
     house.serve()
     expect(page.get_by_text("The house is empty.")).to_be_visible()
     house.replay(recording(house.folder))
     expect(page.locator(".canvas table")).to_be_visible(timeout=60_000)
     expect(page.locator(".legend .C")).not_to_have_text("–")
-
-
-@pytest.mark.parametrize("path", ["", "feeds", "history", "sql"])
-def test_every_page_says_that_nobody_answers(page: Page, house: House, path: str):
-    house.show()
-    page.goto(f"{house.dashboard}/{path}")
-    expect(page.get_by_text("No connection to the house.")).to_be_visible()
-    expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
 def test_unknown_symbol_is_said_and_a_near_one_named(page: Page, recorded: House):

@@ -94,7 +94,7 @@ def house() -> Iterator[House]:
 def _served(api: str, token: str | None = None) -> Iterator[str]:
     """The relay in a real server; yields its address."""
     relay = Relay(api, token)
-    app = Starlette(routes=relay.routes, lifespan=relay.connected)
+    app = Starlette(routes=relay.routes, lifespan=lambda _app: relay.connected())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -64,9 +64,7 @@ class ThisMachine:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _REFUSED, "reason": "not asked by the name of this machine"})
         else:
-            words = (
-                f"This dashboard is for this machine only, not for {host[:100]}; give --host and --token to share it."
-            )
+            words = f"This dashboard is for this machine only, not for {host[:100]}; give --host and --token to share it."
             await PlainTextResponse(words, 421)(scope, receive, send)
 
 

@@ -59,7 +59,7 @@ class Relay:
         ]
 
     @asynccontextmanager
-    async def connected(self, _app: object) -> AsyncIterator[None]:
+    async def connected(self) -> AsyncIterator[None]:
         """Hold the connections to the API while the server runs."""
         timeout = aiohttp.ClientTimeout(total=_TOTAL_S, connect=_CONNECT_S)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as self._session:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from tickhouse.errors import ConfigError
 
@@ -19,7 +22,7 @@ _OPTIONS: dict[str, object] = {
 }
 
 
-def serve(api: str, host: str, port: int, token: str | None = None) -> None:
+def serve(api: str, host: str, port: int, token: str | None = None, say: Callable[[str], None] = print) -> None:
     """Serve the dashboard until a signal ends the process.
 
     Args:
@@ -27,9 +30,11 @@ def serve(api: str, host: str, port: int, token: str | None = None) -> None:
         host: Where to listen.
         port: Where to listen; 0 = any free one.
         token: The API's token, where it wants one; beyond loopback also what readers sign in with.
+        say: Told the address, once it can be opened.
 
     Raises:
-        ConfigError: the extra `dashboard` is not installed, or there is no token to sign in with beyond loopback.
+        ConfigError: the extra `dashboard` is not installed, the address cannot be had, or there is no token to sign in with
+            beyond loopback.
     """
     if importlib.util.find_spec("streamlit") is None:
         raise ConfigError("the dashboard is not installed; do it with: pip install 'tickhouse[dashboard]'")
@@ -49,11 +54,30 @@ def serve(api: str, host: str, port: int, token: str | None = None) -> None:
         guard = Middleware(SignIn, token=token)
     else:
         raise ConfigError(f"--host {host} can be reached from elsewhere: give --token, with which readers sign in")
+    _must_be_free(host, port)
+
+    @asynccontextmanager
+    async def lifespan(_app: object) -> AsyncIterator[None]:
+        async with relay.connected():
+            say(f"dashboard on http://{host if ':' not in host else f'[{host}]'}:{st.get_option('server.port')}")
+            yield
+
     app = st.App(
         str(_script.__file__),
         routes=[*relay.routes, *assets.routes()],
         middleware=[guard],
-        lifespan=relay.connected,
+        lifespan=lifespan,
         secrets={"api": api, "token": token or ""},
     )
     app.run(config={**_OPTIONS, **theme.options(), "server.address": host, "server.port": port})
+
+
+def _must_be_free(host: str, port: int) -> None:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[4])
+    except OSError as error:
+        told = f"cannot listen on {host}:{port} ({error.strerror or error}); name another with --port (0 = any free one)"
+        raise ConfigError(told) from error
