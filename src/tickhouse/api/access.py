@@ -15,12 +15,10 @@ from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tickhouse.api.problems import PROBLEM, ProblemError, body_of
+from tickhouse.api.problems import ProblemError, respond
 from tickhouse.api.tokens import Tokens
-from tickhouse.serving.rows import encode
 from tickhouse.settings import ServeSettings
 
 __all__ = ["Access", "Buckets", "is_loopback"]
@@ -185,7 +183,7 @@ def _host_of(header: str) -> str:
 
 
 async def _refuse(error: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    response = Response(encode(body_of(error)), error.status, error.headers, PROBLEM)
+    response = respond(scope["path"], error)
     if scope["type"] == "http":
         await response(scope, receive, send)
         return

@@ -13,7 +13,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from tickhouse.api import rest, stream
+from tickhouse.api import binance, binance_stream, rest, stream
 from tickhouse.api.access import Access
 from tickhouse.api.context import Context
 from tickhouse.api.problems import add_handlers
@@ -27,6 +27,7 @@ __all__ = ["make_app"]
 _TAGS = [
     {"name": "Market data", "description": "Trades, bars and indicators, with what was known when (`as_of`)."},
     {"name": "Quality", "description": "What was flagged, missing or refused."},
+    {"name": "Binance-compatible", "description": "For programs written for Binance: another base address is all they need."},
     {"name": "House", "description": "What the house is and does."},
 ]
 _SQL_MEMORY = "1GB"
@@ -60,6 +61,8 @@ def make_app(house: House, settings: ServeSettings) -> FastAPI:
     app.state.context = Context(house, follower, hub, settings)
     app.include_router(rest.router)
     app.include_router(stream.router)
+    app.include_router(binance.router)
+    app.include_router(binance_stream.router)
     add_handlers(app)
     _add_docs(app)
     if settings.cors:
