@@ -190,14 +190,16 @@ def test_frames_pass_both_ways_and_the_end_says_why(relay: str, house: House):
 
 def test_beats_come_where_the_house_is_silent(relay: str):
     heard, _, _ = _talk(relay, [], 2)
-    assert heard == ['{"type":"beat"}'] * 2
+    beats = [json.loads(text) for text in heard]
+    assert [beat["type"] for beat in beats] == ["beat", "beat"]
+    assert 1_000_000 < beats[1]["now"] - beats[0]["now"] < 10_000_000
 
 
 def test_a_page_from_elsewhere_gets_no_stream(relay: str, house: House):
     heard, code, _ = _talk(relay, [], 1, origin="http://evil.example")
     assert (heard, code) == ([], 4403)
     assert house.seen == []
-    assert _talk(relay, [], 1, origin=f"http://{relay}")[0] == ['{"type":"beat"}']
+    assert _talk(relay, [], 1, origin=f"http://{relay}")[0] != []
 
 
 def test_a_house_that_is_down_is_said_in_words():

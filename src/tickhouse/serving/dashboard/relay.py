@@ -2,13 +2,14 @@
 
 So one port is all that a browser, a tunnel or a proxy has to reach, and the API keeps its CORS closed. HTTP answers are passed
 on as they come; of a WebSocket every frame is, both ways, and a slow browser slows the reading of the API's, which then sends
-snapshots instead of a queue. Every two seconds the relay adds `{"type":"beat"}`, by which the page tells a quiet market from a
-dead connection.
+snapshots instead of a queue. Every two seconds the relay adds `{"type":"beat","now":...}`, by which the page tells a quiet
+market from a dead connection, and its own clock from the house's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -115,7 +116,7 @@ async def _back(house: aiohttp.ClientWebSocketResponse, browser: WebSocket) -> s
 
 async def _beat(browser: WebSocket) -> None:
     while True:
-        await browser.send_text('{"type":"beat"}')
+        await browser.send_text(f'{{"type":"beat","now":{time.time_ns() // 1000}}}')
         await asyncio.sleep(_BEAT_S)
 
 

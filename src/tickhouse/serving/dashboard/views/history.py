@@ -30,8 +30,9 @@ def page() -> None:
         as_of = _as_of(day)
     start = int(dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()) * 1_000_000
     end = start + 86_400_000_000
+    catalogue = [entry for entry in client.here().rows("indicators/catalogue") if interval in entry["intervals"]]
     components.chart({
-        "symbol": chosen.symbol, "venue": chosen.venue, "interval": interval, "indicators": [],
+        "symbol": chosen.symbol, "venue": chosen.venue, "interval": interval, "indicators": catalogue,
         "live": False, "start": start, "end": end, "as_of": None if as_of is None else as_of.isoformat(),
     })  # fmt: skip
     _revisions(chosen, interval, day, as_of)

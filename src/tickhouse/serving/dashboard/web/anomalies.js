@@ -21,10 +21,15 @@ export class Anomalies {
     const known = new Set(this.rows.map((row) => `${row.ts} ${row.value}`));
     const fresh = rows.filter((row) => !known.has(`${row.ts} ${row.value}`));
     this.rows = this.rows.concat(fresh).sort((a, b) => b.ts - a.ts).slice(0, MOST);
+    this.decimals = decimals;
+    if (fresh.length) this.asked ??= requestAnimationFrame(() => this.paint());
+  }
+
+  paint() {
+    this.asked = undefined;
     this.words.hidden = this.rows.length > 0;
     this.list.hidden = !this.rows.length;
-    this.list.replaceChildren(...this.rows.map((row) => this.item(row, decimals)));
-    return fresh;
+    this.list.replaceChildren(...this.rows.map((row) => this.item(row, this.decimals)));
   }
 
   item(row, decimals) {

@@ -1,6 +1,6 @@
 // Bars, volume, indicators and marks on the charting library; knows nothing of where rows come from.
 
-import { decimalsOf } from "./format.js";
+import { decimalsOf, instant } from "./format.js";
 
 const HOLLOW = "rgba(0,0,0,0)";
 const OLDER_FROM = 30;
@@ -29,6 +29,7 @@ export class BarChart {
     this.charts = charts;
     this.node = node;
     this.indicators = indicators;
+    this.theme = this.colours();
     this.rows = [];
     this.marked = new Map();
     this.onOlder = () => {};
@@ -66,39 +67,39 @@ export class BarChart {
     return lines;
   }
 
-  colour(name) {
-    return getComputedStyle(this.node).getPropertyValue(name).trim();
+  /** The theme's colours, read once: asking the browser for each bar would cost a style each time. */
+  colours() {
+    const style = getComputedStyle(this.node);
+    const [up, down, flag, text, line, back, font, lines] = [
+      "green-color", "red-color", "orange-color", "gray-text-color", "border-color", "background-color", "font",
+      "chart-categorical-colors",
+    ].map((name) => style.getPropertyValue(`--st-${name}`).trim());
+    return { up, down, flag, text, line, back, font, lines: lines.split(","), upVolume: `${up}59`, downVolume: `${down}59` };
   }
 
   palette(place) {
-    const colours = this.colour("--st-chart-categorical-colors").split(",");
-    return colours[place % colours.length];
+    return this.theme.lines[place % this.theme.lines.length];
   }
 
   style() {
-    const grid = { color: this.colour("--st-border-color") + "80" };
-    const border = this.colour("--st-border-color");
+    const { text, line, font } = this.theme;
     return {
       layout: {
-        background: { color: HOLLOW }, textColor: this.colour("--st-gray-text-color"), fontSize: 12,
-        fontFamily: this.colour("--st-font"), attributionLogo: true,
-        panes: { separatorColor: border, separatorHoverColor: border },
+        background: { color: HOLLOW }, textColor: text, fontSize: 12, fontFamily: font, attributionLogo: true,
+        panes: { separatorColor: line, separatorHoverColor: line },
       },
-      grid: { vertLines: { visible: false }, horzLines: grid },
+      grid: { vertLines: { visible: false }, horzLines: { color: `${line}80` } },
       rightPriceScale: { borderVisible: false },
-      timeScale: { borderColor: border, timeVisible: true, secondsVisible: false, rightOffset: RIGHT_OFFSET, minBarSpacing: 0.8 },
+      timeScale: { borderColor: line, timeVisible: true, rightOffset: RIGHT_OFFSET, minBarSpacing: 0.8 },
       crosshair: { mode: this.charts.CrosshairMode.Normal },
-      localization: { timeFormatter: (time) => new Date(time * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC" },
+      localization: { timeFormatter: (time) => `${instant(time * 1e6)} UTC` },
     };
   }
 
   /** Rising bars are hollow, falling ones filled: told apart without colour. */
   barStyle() {
-    const [up, down] = [this.colour("--st-green-color"), this.colour("--st-red-color")];
-    return {
-      upColor: this.colour("--st-background-color"), borderUpColor: up, wickUpColor: up,
-      downColor: down, borderDownColor: down, wickDownColor: down,
-    };
+    const { up, down, back } = this.theme;
+    return { upColor: back, borderUpColor: up, wickUpColor: up, downColor: down, borderDownColor: down, wickDownColor: down };
   }
 
   lineStyle(place, nth, outputs) {
@@ -110,6 +111,7 @@ export class BarChart {
   }
 
   restyle() {
+    this.theme = this.colours();
     this.chart.applyOptions(this.style());
     this.bars.applyOptions(this.barStyle());
     for (const { series, place, nth, indicator } of this.lines) {
@@ -120,7 +122,7 @@ export class BarChart {
   }
 
   volumeBar(row) {
-    return { time: seconds(row.start), value: row.volume, color: this.colour(row.close < row.open ? "--st-red-color" : "--st-green-color") + "59" };
+    return { time: seconds(row.start), value: row.volume, color: row.close < row.open ? this.theme.downVolume : this.theme.upVolume };
   }
 
   /** Show these rows, oldest first; what is in view stays in view. */
@@ -128,10 +130,7 @@ export class BarChart {
     this.rows = rows;
     if (rows.length) this.setDecimals(rows);
     this.bars.setData(rows.map(bar));
-    const [up, down] = [this.colour("--st-green-color") + "59", this.colour("--st-red-color") + "59"];
-    this.volume.setData(rows.map((row) => ({
-      time: seconds(row.start), value: row.volume, color: row.close < row.open ? down : up,
-    })));
+    this.volume.setData(rows.map((row) => this.volumeBar(row)));
     for (const { series, column } of this.lines) series.setData(rows.map((row) => point(row, column)));
   }
 
@@ -150,7 +149,8 @@ export class BarChart {
     const place = this.placeOf(row.start);
     const known = this.rows[place];
     const old = known?.start === row.start ? known : undefined;
-    if (old?.final && !row.final) return; // an update of the open bar that was overtaken by the final one
+    // What was overtaken: an update of the open bar by the final one, a revision by a later one.
+    if (old?.final && (!row.final || row.revision < old.revision)) return;
     const whole = old ? { ...old, ...row } : row;
     if (old) this.rows[place] = whole;
     else if (place === this.rows.length) this.rows.push(whole);
@@ -189,11 +189,11 @@ export class BarChart {
   }
 
   paintMarks() {
-    const color = this.colour("--st-orange-color");
+    const color = this.theme.flag;
     const shown = [...this.marked.keys()].sort((a, b) => a - b);
     if (shown.length === this.painted?.length && color === this.painted.color) return;
     this.painted = { length: shown.length, color };
-    this.markers.setMarkers(shown.map((start) => ({ time: seconds(start), position: "aboveBar", shape: "circle", size: 0.5, color })));
+    this.markers.setMarkers(shown.map((start) => ({ time: seconds(start), position: "aboveBar", shape: "circle", size: 0.3, color })));
   }
 
   /** Bring the bar of this instant into view. */

@@ -4,7 +4,7 @@ import { clock, instant, number } from "./format.js";
 import { component, element, say } from "./mount.js";
 import { get, select } from "./rest.js";
 import { StateLine } from "./state.js";
-import { Stream } from "./stream.js";
+import { now, Stream } from "./stream.js";
 
 const EVENTS = 30;
 const BALANCE_EVERY_MS = 1000;
@@ -84,7 +84,7 @@ class Feeds {
     this.tell(rows.length ? "" : this.data.empty);
     for (const row of rows) this.paint(row);
     const connected = rows.filter((row) => row.connected);
-    this.state.traded(Date.now() * 1000, rows.length && !connected.length ? false : null);
+    this.state.traded(now() * 1000, rows.length && !connected.length ? false : null);
   }
 
   paint(row) {

@@ -14,9 +14,13 @@ export function decimalsOf(prices) {
   return decimals <= most ? decimals : Math.min(8, Math.max(2, 5 - magnitude));
 }
 
+const formats = [];
+
 export function number(value, decimals = 0) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  const text = Math.abs(value).toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+  // One formatter for each number of decimals: making one costs as much as hundreds of numbers.
+  formats[decimals] ??= new Intl.NumberFormat("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+  const text = formats[decimals].format(Math.abs(value));
   return value < 0 ? MINUS + text : text;
 }
 

@@ -3,6 +3,9 @@
 import { element, say } from "./mount.js";
 import { change, instant, number, size } from "./format.js";
 
+const MINUTE_US = 60e6;
+const LOOK_BACK = 30;
+
 export class Legend {
   constructor(chart) {
     this.chart = chart;
@@ -38,7 +41,7 @@ export class Legend {
     if (!row) return;
     const { values } = this;
     const decimals = this.chart.decimals ?? 2;
-    say(values.time, instant(row.start).slice(0, 16));
+    say(values.time, instant(row.start).slice(0, row.end - row.start < MINUTE_US ? 19 : 16));
     for (const [name, key] of [["O", "open"], ["H", "high"], ["L", "low"], ["C", "close"]]) say(values[name], number(row[key], decimals));
     say(values.V, size(row.volume));
     say(values.change, change((row.close / row.open - 1) * 100));
@@ -46,8 +49,14 @@ export class Legend {
     say(this.unusual, unusual ? `● ${unusual} unusual` : "");
     this.node.classList.toggle("down", row.close < row.open);
     for (const { value, column } of this.lines) {
-      const found = row[column];
+      const found = row[column] ?? this.newest(row, column);
       say(value, found === null || found === undefined ? "–" : Math.abs(found) < 0.01 ? found.toPrecision(3) : number(found, decimals));
     }
+  }
+
+  /** An open bar has no indicators yet: those of the newest bar that has. */
+  newest(row, column) {
+    if (row.final) return undefined;
+    return this.chart.rows.slice(-LOOK_BACK).findLast((each) => each[column] !== null && each[column] !== undefined)?.[column];
   }
 }

@@ -3,6 +3,7 @@
 import { element, say } from "./mount.js";
 import { span } from "./format.js";
 import { get } from "./rest.js";
+import { now } from "./stream.js";
 
 const QUIET_S = 60;
 const ASK_EVERY_MS = 10_000;
@@ -48,7 +49,7 @@ export class StateLine {
     if (this.feed === false) return ["quiet", "the feed is disconnected", "the house runs, its source does not deliver"];
     if (this.health?.status === "failed") return ["lost", "the house cannot be followed", this.health.detail];
     if (this.lastTrade === null) return ["live", "live · no trade yet", "connected"];
-    const quiet = Date.now() / 1000 - this.lastTrade / 1e6;
+    const quiet = now() / 1000 - this.lastTrade / 1e6;
     if (quiet > QUIET_S) {
       this.ask();
       if (this.health?.running === false) return ["quiet", `nobody writes this house · last trade ${span(quiet)} ago`, this.health.detail];

@@ -5,6 +5,13 @@ const LONGEST_WAIT_MS = 5000;
 // The relay sends a beat every two seconds, so silence this long is a dead connection and not a quiet market.
 const SILENCE_MS = 6000;
 
+let skewMs = 0;
+
+/** Milliseconds since the epoch by the house's clock: the reader's own may be wrong. */
+export function now() {
+  return Date.now() + skewMs;
+}
+
 export class Stream {
   /** `onState({state, since, reason})`: state is "connecting", "live" or "lost", since when (ms). */
   constructor(onState) {
@@ -65,7 +72,8 @@ export class Stream {
       this.wait = FIRST_WAIT_MS;
       this.change("live", "");
     }
-    if (message.type !== "beat") this.subscriptions.get(message.id)?.onMessage(message);
+    if (message.type === "beat") skewMs = message.now / 1000 - Date.now();
+    else this.subscriptions.get(message.id)?.onMessage(message);
   }
 
   lose(socket, reason) {

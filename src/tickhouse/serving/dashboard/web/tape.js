@@ -4,6 +4,7 @@ import { element, say } from "./mount.js";
 import { clock, number, size } from "./format.js";
 
 const ROWS = 40;
+const ROW_PX = 22;
 
 export class Tape {
   /** `onPaint(received)`: told, after each frame, when the newest trades of the messages it took were received (us). */
@@ -23,6 +24,15 @@ export class Tape {
     this.node.onpointerenter = (event) => event.pointerType === "mouse" && this.hold(true);
     this.node.onpointerleave = () => this.hold(false);
     this.paint = this.paint.bind(this);
+    this.fits = ROWS;
+    this.sized = new ResizeObserver(() => this.fit());
+    this.sized.observe(this.list);
+  }
+
+  /** Paint as many rows as are seen. */
+  fit() {
+    this.fits = Math.min(ROWS, Math.ceil(this.list.clientHeight / ROW_PX));
+    this.ask();
   }
 
   head() {
@@ -57,13 +67,14 @@ export class Tape {
     this.asked = undefined;
     if (this.held) return;
     this.empty.hidden = this.trades.length > 0;
-    for (let place = 0; place < ROWS; place++) fill(this.rows[place], this.trades.at(-1 - place), this.decimals);
+    for (let place = 0; place < this.fits; place++) fill(this.rows[place], this.trades.at(-1 - place), this.decimals);
     const received = this.received;
     this.received = [];
     if (received.length) this.onPaint(received);
   }
 
   close() {
+    this.sized.disconnect();
     cancelAnimationFrame(this.asked);
   }
 }
