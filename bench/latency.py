@@ -1,9 +1,9 @@
-"""How live: the time from receiving a trade to having what it became, at a given rate, with the journal on.
+"""How live: the time from receiving a trade to having what it became, at a given rate, with journal and lake on.
 
-Frames as Binance sends them, one trade each, take the way of `tickhouse run`: the source's `parse`, ingest, the SQLite
-journal on disk, the engine, kernel and indicators, and the lake behind them. Measured is, for each trade, from `received_at`
-to the call that hands the engine's outputs to whoever shows them. The frames are made in the same process, which costs a few
-percent of a core.
+A venue on loopback (`venue.py`) sends single Binance frames by WebSocket to `tickhouse run`, whose processes receive, parse,
+append to the SQLite journal on disk and commit the tables of the lake every second. This process follows the journal as
+`tickhouse serve` does. Measured is, for each trade, from `received_at` to the call that hands what the pipeline made of it to
+the hub.
 
 `python bench/latency.py --rate 20000 --seconds 20` prints percentiles and writes .bench/latency.json; exit code 1 where
 trades were lost.
@@ -12,89 +12,52 @@ trades were lost.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import random
-import resource
+import os
+import signal
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import venue
 from rich.console import Console
 from rich.table import Table
 from run import KEPT, machine
 
-from tickhouse.clock import SystemClock
 from tickhouse.house import House
-from tickhouse.ingest import Ingest
-from tickhouse.model import Batch
-from tickhouse.rules import Rules
-from tickhouse.settings import Settings
+from tickhouse.model import I32, Batch
+from tickhouse.serving.hub import Hub
 from tickhouse.sinks.base import Outputs
-from tickhouse.sources.base import Frame, Parsed
-from tickhouse.sources.binance import Binance
 
 __all__ = ["measure"]
 
-TICK_S = 0.001
 PERCENTILES = (50, 90, 99, 99.9, 100)
-FRAME = b'{"e":"trade","E":%d,"s":"%s","t":%d,"p":"%.2f","q":"%.5f","T":%d,"m":false,"M":true}'
 
 
-class _Feed:
-    """A source that sends single trades at a steady rate, then ends."""
+class _Watch(Hub):
+    """A hub without subscribers: notes how old each trade is when it gets it."""
 
-    name = "binance"
-
-    def __init__(self, rate: int, symbols: int, seconds: float) -> None:
-        self._rate = rate
-        self._symbols = [b"S%03dUSDT" % i for i in range(symbols)]
-        self._seconds = seconds
-        self._binance = Binance()
-        self.sent = 0
-
-    def parse(self, payload: bytes, received_at: int) -> Parsed:
-        return self._binance.parse(payload, received_at)
-
-    def recognises(self, payload: bytes) -> bool:
-        return self._binance.recognises(payload)
-
-    async def check(self) -> str:
-        return "made here"
-
-    async def stream(self) -> AsyncIterator[Frame]:
-        rng, began = random.Random(1), time.perf_counter()
-        prices = [rng.uniform(1, 1_000) for _ in self._symbols]
-        while (elapsed := time.perf_counter() - began) < self._seconds:
-            for _ in range(int(elapsed * self._rate) - self.sent):
-                i = min(int(rng.expovariate(4 / len(self._symbols))), len(self._symbols) - 1)
-                prices[i] *= 1 + rng.gauss(0, 1e-4)
-                now = time.time_ns() // 1000
-                self.sent += 1
-                payload = FRAME % (now // 1000, self._symbols[i], self.sent, prices[i], rng.uniform(0, 2), now // 1000)
-                yield Frame(payload, now)
-            await asyncio.sleep(TICK_S)
-
-
-class _Watch:
-    """The engine's listener: notes how old each trade is when its outputs are there."""
-
-    def __init__(self, from_s: float) -> None:
-        self._from = time.monotonic() + from_s
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
         self.ages: list[np.ndarray[Any, Any]] = []
         self.seen = 0
+        self.measures = False
 
-    def __call__(self, batch: Batch, outputs: Outputs) -> None:
+    def publish(self, batch: Batch, outputs: Outputs, instruments: I32, begin: int) -> None:
         now = time.time_ns() // 1000
         self.seen += len(batch.trades)
-        if len(batch.trades) and time.monotonic() >= self._from:
+        if len(batch.trades) and self.measures:
             self.ages.append(now - batch.trades.received_at)
+
+
+def _cpu_s(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(folder: Path, rate: int, symbols: int, seconds: float, warm_up_s: float) -> dict[str, Any]:
@@ -107,40 +70,45 @@ def measure(folder: Path, rate: int, symbols: int, seconds: float, warm_up_s: fl
         seconds: How long to measure.
         warm_up_s: How long to run before.
     """
-    house, settings, rules = House(folder), Settings(), Rules()
-    watch, feed = _Watch(warm_up_s), _Feed(rate, symbols, warm_up_s + seconds)
-    with house.writing("sqlite"):
-        journal = house.sqlite(rules, settings)
-        work = house.work(journal, rules, settings, watch)
-        appender = journal.appender(at_least=work.highest)
-        ingest = Ingest(feed, appender, SystemClock(), last_clock=journal.last_clock())
-        engine = threading.Thread(target=work.engine.run, args=(work.start,), name="engine")
-        cpu = time.process_time()
-        ingest.start()
-        engine.start()
-        deadline = time.monotonic() + warm_up_s + seconds + 30
-        while not (ingest.drained and watch.seen >= feed.sent) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        cpu = time.process_time() - cpu
-        ingest.stop()
-        ingest.join()
-        work.engine.stop()
-        engine.join()
-        appender.close()
-        work.close()
-        journal.close()
+    server, address = venue.start(rate, symbols, warm_up_s + seconds + 1.0)
+    folder.mkdir()
+    config = folder / "tickhouse.toml"
+    config.write_text(f'[sources]\nenabled = ["binance"]\n[sources.options.binance]\nws_url = "{address}"\n')
+    words = [sys.executable, "-m", "tickhouse", "run", "--no-serve", "--json", "--house", folder / "house", "--config", config]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE)
+    house, watch = House(folder / "house"), _Watch()
+    follower = house.follower(watch)
+    follower.start()
+    while not watch.seen:
+        time.sleep(0.01)
+    time.sleep(warm_up_s)
+    processes = {
+        "venue": server.pid,
+        "ingest": int((house.path / "ingest.lock").read_text()),
+        "tables": run.pid,
+        "follower": os.getpid(),
+    }  # fmt: skip
+    before = {name: _cpu_s(pid) for name, pid in processes.items()}
+    watch.measures = True
+    time.sleep(seconds)
+    watch.measures = False
+    cores = {name: round((_cpu_s(pid) - before[name]) / seconds, 2) for name, pid in processes.items()}
+    server.wait()
+    assert server.stdout is not None
+    sent = int(server.stdout.readline())
+    follower.stop()
+    run.send_signal(signal.SIGINT)
+    accepted = json.loads(run.communicate(timeout=60)[0])["accepted"]
     ages = np.concatenate(watch.ages) / 1000
     return {
         "rate": rate,
         "symbols": symbols,
-        "sent": feed.sent,
-        "accepted": work.pipeline.counts.accepted,
+        "sent": sent,
+        "accepted": accepted,
         "measured": len(ages),
+        "trades_a_batch": round(len(ages) / len(watch.ages), 1),
         "latency_ms": {f"p{p:g}" if p < 100 else "max": round(float(np.percentile(ages, p)), 2) for p in PERCENTILES},
-        "cores_busy": round(cpu / (warm_up_s + seconds), 2),
-        "peak_rss_mb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
-        ),
+        "cores": cores,
     }
 
 
@@ -157,10 +125,11 @@ def main() -> None:
         result = measure(Path(folder) / "house", given.rate, given.symbols, given.seconds, given.warm_up)
     result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **result}
     table = Table(title=f"received -> output, {given.rate:,} trades/s, {given.symbols} symbols, journal on")
-    for name in (*result["latency_ms"], "cores busy", "accepted / sent"):
+    for name in (*result["latency_ms"], "accepted / sent"):
         table.add_column(name, justify="right")
     milliseconds = [f"{value:,.1f} ms" for value in result["latency_ms"].values()]
-    table.add_row(*milliseconds, str(result["cores_busy"]), f"{result['accepted']:,} / {result['sent']:,}")
+    table.add_row(*milliseconds, f"{result['accepted']:,} / {result['sent']:,}")
+    table.caption = "cores busy: " + ", ".join(f"{name} {cores:.2f}" for name, cores in result["cores"].items())
     Console().print(table)
     KEPT.mkdir(exist_ok=True)
     (KEPT / "latency.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -32,6 +32,7 @@ Listener = Callable[[Batch, Outputs], None]
 _COMMIT_ROWS = 1_000_000
 _QUEUED_ROWS = 400_000
 _READ_TIMEOUT_S = 0.1
+_BEHIND_ROWS = MAX_MESSAGE_ROWS // 2
 _RETRIES = 5
 
 
@@ -52,6 +53,8 @@ class EmbeddedEngine:
         snapshot_every_s: How often the state is stored; also at the end. None = never: the engine follows a house that
             another process writes, has no sinks and changes nothing.
         listener: Sees every batch and its outputs at once.
+        pace_s: Shortest time between two batches of a journal that is not behind. A batch costs the same for one trade as for
+            a hundred, so whoever only fills tables takes larger ones.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class EmbeddedEngine:
         commit_every_s: float = 1.0,
         snapshot_every_s: float | None = 60.0,
         listener: Listener | None = None,
+        pace_s: float = 0.0,
     ) -> None:
+        self._pace_s = pace_s
         self._journal = journal
         self._pipeline = pipeline
         self._listener = listener
@@ -72,6 +77,7 @@ class EmbeddedEngine:
         self._writer = _Writer(journal, history, sinks, pipeline.partition, commit_every_s)
         self._until = math.inf
         self._finishing = False
+        self._asked = threading.Event()
         self.feeding = threading.Lock()
         """Held while the pipeline works, for those who look into it from another thread."""
         self.reader: Reader | None = None
@@ -80,11 +86,13 @@ class EmbeddedEngine:
     def stop(self) -> None:
         """Ask `run` to commit, store its state and return; from any thread."""
         self._until = 0.0
+        self._asked.set()
 
     def finish(self, within_s: float) -> None:
         """The same, once the journal has nothing more at the moment, or after so many seconds."""
         self._until = time.monotonic() + within_s
         self._finishing = True
+        self._asked.set()
 
     def run(self, start: Position, *, until_drained: bool = False) -> Position:
         """Work from `start` until the journal is exhausted or `stop` is called; return the position reached and committed.
@@ -105,6 +113,8 @@ class EmbeddedEngine:
                 batch = reader.read(_READ_TIMEOUT_S)
                 if batch is not None:
                     position = self._work(batch)
+                    if self._pace_s and len(batch.trades) < _BEHIND_ROWS:
+                        self._asked.wait(self._pace_s)
                 elif until_drained or self._finishing or reader.exhausted:
                     break
                 if time.monotonic() >= due and position != stored:
