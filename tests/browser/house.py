@@ -48,7 +48,7 @@ class House:
             "[sources.options.synthetic]",
         ]  # fmt: skip
         file.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in synthetic.items())]))
-        self._start("run", "--source", "synthetic", "--config", str(file), *self._house)
+        self._start("run", "--no-serve", "--source", "synthetic", "--config", str(file), *self._house)
 
     def replay(self, file: Path) -> None:
         """Put a recording into the house and wait until it is in."""
