@@ -17,7 +17,7 @@ from tests.browser.house import House
 IMAGES = Path(__file__).parent / "images"
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-MINUTES = 6
+MINUTES = 4
 """How long the market runs before: enough for bars of a second to fill the chart."""
 
 
@@ -29,6 +29,7 @@ def take(browser: Browser, house: House, name: str, path: str, scheme: str, size
     if path == "sql":
         page.get_by_text("Newest bars").click()
         expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+        page.wait_for_timeout(1000)
     elif path.startswith("history"):
         expect(page.locator(".canvas table")).to_be_visible()
     else:
@@ -68,7 +69,7 @@ def main() -> None:
             ("markets-light", "", "light", DESKTOP),
             ("markets-dark", "", "dark", DESKTOP),
             ("feeds-light", "feeds", "light", DESKTOP),
-            ("history-dark", "history?symbol=BTC-USD&interval=1m", "dark", DESKTOP),
+            ("history-dark", "history?symbol=BTC-USD&interval=1s", "dark", DESKTOP),
             ("sql-light", "sql", "light", DESKTOP),
             ("chart-phone", chart, "dark", PHONE),
             ("markets-phone", "", "light", PHONE),

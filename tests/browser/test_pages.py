@@ -54,7 +54,7 @@ def test_feeds_show_the_balance_and_each_instrument(page: Page, live: House):
 def test_history_shows_a_day_as_it_was_known(page: Page, recorded: House):
     page.goto(f"{recorded.dashboard}/history?symbol=SLOW-USD&interval=1m")
     revised = f"node => node.component.bars?.rows.find(row => row.start === {DAY + MADE_LATE * 60_000_000})"
-    expect(page.get_by_text("revisions. Each revision is a bar issued again").first).to_be_visible()
+    expect(page.get_by_text("Each is a bar issued again").first).to_be_visible()
     bar = _ask(page, revised)
     assert (bar["revision"], bar["high"]) == (1, 250.0)
     page.get_by_text("As known at").click()
@@ -83,7 +83,7 @@ def test_sql_answers_in_a_table_and_as_a_file(page: Page, recorded: House, tmp_p
     expect(page.get_by_test_id("stDataFrame")).to_be_visible()
     expect(page.get_by_text("100 rows in")).to_be_visible()
     _run(page, "SELECT symbol, count(*) AS n FROM silver.trades GROUP BY 1")
-    expect(page.get_by_text("1 rows in")).to_be_visible()
+    expect(page.get_by_text("1 row in")).to_be_visible()
     with page.expect_download() as file:
         page.get_by_role("button", name="CSV", exact=True).click()
     file.value.save_as(tmp_path / "result.csv")

@@ -81,9 +81,8 @@ def _revisions(chosen: Instrument, interval: str, day: dt.date, as_of: dt.dateti
     for row in found:
         for name in ("start", "known_since"):
             row[name] = _instant(row[name]).replace(tzinfo=None)
-    st.caption(
-        f"{len(found):,} revisions. Each revision is a bar issued again because of a late trade; the first stays readable."
-    )
+    revisions = f"{len(found):,} revision{'s'[: len(found) != 1]}"
+    st.caption(f"{revisions}. Each is a bar issued again because of late trades; the one before it stays readable.")
     time = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")
     st.dataframe(found, hide_index=True, column_config={"start": time, "known_since": time})
 

@@ -76,7 +76,7 @@ def _answer(house: Client, sql: str, as_of: str | None) -> None:
         return
     first = "the first " if len(found) == _SHOWN else ""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f"{first}{len(found):,} rows in {seconds:.2f} s", width="stretch")
+        st.caption(f"{first}{len(found):,} row{'s'[: len(found) != 1]} in {seconds:.2f} s, times in UTC", width="stretch")
         for title, suffix, kind in (("CSV", "csv", CSV), ("Parquet", "parquet", PARQUET)):
             st.download_button(
                 title,
@@ -87,7 +87,15 @@ def _answer(house: Client, sql: str, as_of: str | None) -> None:
                 icon=":material/download:",
                 help=f"All rows, up to {_IN_FILE:,}.",
             )
-    st.dataframe(found, hide_index=True, height=min(560, 38 + 35 * len(found)))
+    st.dataframe(_plain_times(found), hide_index=True, height=min(560, 38 + 35 * len(found)))
+
+
+def _plain_times(found: pa.Table) -> pa.Table:
+    """Return the table with times that are shown without a zone: they are UTC all."""
+    for place, field in enumerate(found.schema):
+        if pa.types.is_timestamp(field.type):
+            found = found.set_column(place, field.name, found.column(place).cast(pa.timestamp(field.type.unit)))
+    return found
 
 
 def _tables() -> None:

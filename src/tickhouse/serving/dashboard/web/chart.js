@@ -72,7 +72,7 @@ class Chart {
     this.side.replaceChildren(...(data.live ? [this.tape.node] : []), this.anomalies.node);
     const [page, flagged, traded] = await Promise.all([
       this.load(data.end),
-      get("anomalies", { ...this.instrument(), start: data.start, ...this.when(), limit: FLAGGED }),
+      get("anomalies", { ...this.instrument(), ...this.when(), limit: FLAGGED }),
       data.live ? get("trades", { ...this.instrument(), limit: TRADED }) : null,
     ]);
     if (data !== this.data) return;
@@ -82,7 +82,7 @@ class Chart {
     else bars.frame(data.start);
     bars.onOlder = () => this.older();
     bars.onPoint = (row) => legend.show(row ?? bars.rows.at(-1));
-    this.anomalies.add(flagged.rows, bars.decimals ?? 2);
+    this.anomalies.add(flagged.rows.filter((row) => row.ts >= (data.start ?? 0)), bars.decimals ?? 2);
     this.markBetween(bars.rows[0]?.start, data.end).catch((error) => console.warn(`marks: ${error.message}`));
     this.settled();
     if (!data.live) return;
