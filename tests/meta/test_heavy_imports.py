@@ -14,7 +14,7 @@ PLACES = {
     "aiohttp": ("sources", "serving/dashboard/relay"),
     "deltalake": ("sinks",),
     "fastapi": ("api",),
-    "starlette": ("api",),
+    "starlette": ("api", "serving/dashboard",),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
