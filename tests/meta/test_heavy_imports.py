@@ -14,7 +14,10 @@ PLACES = {
     "aiohttp": ("sources", "serving/dashboard/relay"),
     "deltalake": ("sinks",),
     "fastapi": ("api",),
-    "starlette": ("api", "serving/dashboard",),
+    "starlette": (
+        "api",
+        "serving/dashboard",
+    ),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
