@@ -35,5 +35,5 @@ def page() -> None:
         "interval": interval,
         "indicators": [entry for entry in catalogue if entry["indicator"] in shown],
         "live": True,
-        "before": chosen.row.get("first_price"),
+        "day": {name: chosen.row[name] for name in ("last_price", "change_pct")},
     })  # fmt: skip

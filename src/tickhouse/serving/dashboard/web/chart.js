@@ -15,6 +15,8 @@ const DAY_PAGE = 1500;
 const FLAGGED = 30;
 const MARKS = 10_000;
 const TRADED = 40;
+const AGAIN_MS = 2000;
+const TOO_MANY = 429;
 
 class Chart {
   constructor(root, data) {
@@ -45,14 +47,22 @@ class Chart {
 
   /** The script ran again: perhaps for another instrument, perhaps for nothing that matters here. */
   update(data) {
-    const asked = JSON.stringify(data);
+    const asked = JSON.stringify({ ...data, day: null });
     if (asked === this.asked) return this.restyle?.();
     const sameBars = this.data && ["symbol", "venue", "interval", "start", "end", "as_of"].every((key) => this.data[key] === data[key]);
     const view = sameBars ? this.bars?.chart.timeScale().getVisibleLogicalRange() : undefined;
     this.asked = asked;
     this.data = data;
+    this.start(view);
+  }
+
+  /** Open, and again after a moment where the house does not answer now. */
+  start(view) {
     this.leave();
-    this.open(view).catch((error) => this.fail(error));
+    this.open(view).catch((error) => {
+      this.fail(error);
+      if (!error.status || error.status >= 500 || error.status === TOO_MANY) this.again = setTimeout(() => this.start(view), AGAIN_MS);
+    });
   }
 
   async open(view) {
@@ -123,11 +133,10 @@ class Chart {
       const first = bars.rows[0].start;
       bars.prepend(page.rows);
       await this.markBetween(bars.rows[0].start, first);
-    } catch (error) {
-      this.more = false;
-      console.warn(`older bars: ${error.message}`);
-    } finally {
       this.loading = false;
+    } catch (error) {
+      console.warn(`older bars: ${error.message}`);
+      setTimeout(() => (this.loading = false), AGAIN_MS);
     }
   }
 
@@ -188,11 +197,11 @@ class Chart {
 
   price(value) {
     say(this.last, number(value, this.bars.decimals ?? 2));
-    const before = this.data.before;
-    if (!before) return;
-    const percent = (value / before - 1) * 100;
+    const { day } = this.data;
+    if (!day || day.change_pct === null) return;
+    const percent = ((value / day.last_price) * (1 + day.change_pct / 100) - 1) * 100;
     this.quote.classList.toggle("down", percent < 0);
-    say(this.moved, `${percent < 0 ? "▼" : "▲"} ${change(percent)}`);
+    say(this.moved, `${percent < 0 ? "▼" : "▲"} ${change(percent)} in 24 h`);
   }
 
   flag(rows, whole) {
@@ -232,6 +241,7 @@ class Chart {
   }
 
   leave() {
+    clearTimeout(this.again);
     this.stream?.close();
     this.tape?.close();
     this.bars?.close();
