@@ -11,14 +11,15 @@ import tickhouse
 
 SOURCE = Path(tickhouse.__file__).parent
 PLACES = {
-    "aiohttp": ("sources",),
+    "aiohttp": ("sources", "serving/dashboard/relay"),
     "deltalake": ("sinks",),
     "fastapi": ("api",),
     "prometheus_client": ("telemetry",),
-    "starlette": ("api",),
+    "starlette": ("api", "serving/dashboard"),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
+    "streamlit": ("serving/dashboard",),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),
     "rich": ("cli", "screen"),
