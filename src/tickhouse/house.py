@@ -253,7 +253,7 @@ class House:
             rules: Of a new one.
             beside: The house's journal is another one: the recording is only read, to be sent through that.
         """
-        sources = [build(SOURCES, name, {}) for name in names(SOURCES)]
+        sources = (build(SOURCES, name, {}) for name in names(SOURCES))
         return Recording.create_or_open(self.path / "replayed" if beside else self.path, rules, Opener(sources))
 
     def lake(self) -> Lake:
