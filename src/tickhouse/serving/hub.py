@@ -33,7 +33,9 @@ _ALL: Series = (None, None, None)
 _RING_ROWS = 50_000
 _INBOX_PIECES = 2_000
 OPEN_EVERY_S = 0.05
-"""Open bars are read out at most this often."""
+"""The open bars of an instrument are read out at most this often."""
+_OPEN_STEPS = 10
+"""Read-outs in that time, each of other instruments."""
 FEEDS_EVERY_S = 1.0
 
 OpenBars = Callable[[I32 | None], pa.Table]
@@ -74,6 +76,8 @@ class Hub:
         self._series_of: dict[str, set[Series]] = {}
         """The series in `_open` of each symbol."""
         self._touched: set[int] = set()
+        self._not_before: dict[int, float] = {}
+        """When the open bars of an instrument may be read again, monotonic seconds."""
         self._open_at = 0.0
         self._feeds_at = 0.0
         self._look: OpenBars | None = None
@@ -211,6 +215,7 @@ class Hub:
         self._open.clear()
         self._series_of.clear()
         self._touched.clear()
+        self._not_before.clear()
         if not is_same_house:
             self.generation += 1
         self.position = position
@@ -223,10 +228,11 @@ class Hub:
         waits = []
         if self._touched and self._has_subscribers("bars"):
             if now >= self._open_at:
-                self._open_at = now + OPEN_EVERY_S
-                self._make_ready("bars", self._read_touched())
-            else:
-                waits.append(self._open_at - now)
+                self._open_at = now + OPEN_EVERY_S / _OPEN_STEPS
+                self._make_ready("bars", self._read_due(now))
+            due = min((self._not_before.get(code, 0.0) for code in self._touched), default=None)
+            if due is not None:
+                waits.append(max(due, self._open_at) - now)
         if self._has_subscribers("feeds"):
             if now >= self._feeds_at:
                 self._feeds_at = now + FEEDS_EVERY_S
@@ -287,14 +293,22 @@ class Hub:
             self._touched.clear()
             self._take_open(self._look(None))
         elif self._touched:
-            self._make_ready("bars", self._read_touched())
+            self._make_ready("bars", self._read(set(self._touched)))
 
-    def _read_touched(self) -> set[Series]:
-        if self._look is None:
+    def _read_due(self, now: float) -> set[Series]:
+        """Read the open bars of the instruments that were not read for a while."""
+        due = {code for code in self._touched if self._not_before.get(code, 0.0) <= now}
+        for code in due:
+            # At first sight instruments are spread over the pace, so that not all of them are sent at one moment.
+            share = 1.0 if code in self._not_before else (code % _OPEN_STEPS + 1) / _OPEN_STEPS
+            self._not_before[code] = now + OPEN_EVERY_S * share
+        return self._read(due)
+
+    def _read(self, instruments: set[int]) -> set[Series]:
+        self._touched -= instruments
+        if self._look is None or not instruments:
             return set()
-        codes = np.array(sorted(self._touched), np.int32)
-        self._touched.clear()
-        return self._take_open(self._look(codes))
+        return self._take_open(self._look(np.array(sorted(instruments), np.int32)))
 
     def _take_open(self, table: pa.Table) -> set[Series]:
         self.version += 1
