@@ -6,6 +6,9 @@ PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 APT := DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300
 
+# Some machines forbid Python to keep compiled modules: every start would compile all libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test browser lint bench campaign docs screenshots clean constraints
 

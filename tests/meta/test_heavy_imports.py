@@ -14,10 +14,8 @@ PLACES = {
     "aiohttp": ("sources", "serving/dashboard/relay"),
     "deltalake": ("sinks",),
     "fastapi": ("api",),
-    "starlette": (
-        "api",
-        "serving/dashboard",
-    ),
+    "prometheus_client": ("telemetry",),
+    "starlette": ("api", "serving/dashboard"),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),

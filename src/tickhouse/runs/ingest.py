@@ -21,6 +21,7 @@ from tickhouse.plugins import SOURCES, build, load
 from tickhouse.runs.work import house_rules
 from tickhouse.settings import Settings
 from tickhouse.sources.base import Source
+from tickhouse.telemetry import share_metrics
 
 __all__ = ["IngestRun"]
 
@@ -59,6 +60,7 @@ class IngestRun:
     def __enter__(self) -> Self:
         with self._stack as stack:
             stack.enter_context(self._house.appending("sqlite"))
+            share_metrics(self._house.path)
             journal = self._house.sqlite(house_rules(self._house, self._settings), self._settings)
             stack.callback(journal.close)
             highest = self._house.highest_offset()

@@ -5,23 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from tickhouse.columns import EMPTY_BEATS, empty_trades
 from tickhouse.engines.embedded import EmbeddedEngine
-from tickhouse.errors import ConfigError
+from tickhouse.errors import ConfigError, TickhouseError
+from tickhouse.history import LakeHistory
 from tickhouse.house import House
 from tickhouse.journal.base import Journal
 from tickhouse.journal.pace import PacedJournal
 from tickhouse.journal.transfer import transfer
 from tickhouse.lines import FileOptions
 from tickhouse.model import Batch, Position
-from tickhouse.pipeline import Counts
+from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.rules import Rules
 from tickhouse.runs.work import house_rules, summary
 from tickhouse.settings import Settings
 from tickhouse.sinks.base import Outputs
+from tickhouse.sinks.lake import LakeTables
 
 __all__ = ["ReplayRun", "file_options"]
 
@@ -117,8 +120,12 @@ class ReplayRun:
             rules = house_rules(self._house, self._settings)
             recording = self._house.recording(rules, beside=bool(self._to))
             stack.callback(recording.close)
+            loading = threading.Thread(target=self._load, args=(rules,), daemon=True)
+            loading.start()
+            stack.callback(loading.join)
             for file in recording.add_files(self._files, self._options):
                 self._say(f"{file}: already in this house, not added again")
+            loading.join()
             for entry in recording.files()[-len(self._files) :]:
                 if entry.options.ts_unit is not None:
                     self._say(f"{entry.path.name}: {entry.options.format}, times in {entry.options.ts_unit}")
@@ -131,6 +138,12 @@ class ReplayRun:
                 paced = recording if self._multiple is None else PacedJournal(recording, self._multiple)
                 position = self._engine(paced, rules, stop, progress)
         return summary(self.counts, position)
+
+    def _load(self, rules: Rules) -> None:
+        """Load the compiled code that the run will call, while the files' bytes are hashed."""
+        with suppress(TickhouseError):  # the run meets it again
+            pipeline = Pipeline(0, rules, LakeHistory(LakeTables(self._house.lake_path), 0))
+            pipeline.feed(Batch(0, empty_trades(), EMPTY_BEATS))
 
     def _engine(
         self, journal: Journal, rules: Rules, stop: threading.Event, progress: Progress | None, *, until_drained: bool = False

@@ -17,11 +17,13 @@ from tickhouse.clock import Clock, SystemClock
 from tickhouse.house import House, Work
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.live import Board
+from tickhouse.meter import Meter
 from tickhouse.model import NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import HouseRules, Settings
 from tickhouse.sinks.base import Outputs
+from tickhouse.telemetry import share_metrics
 
 __all__ = ["ClockWatch", "WorkRun", "house_rules", "summary"]
 
@@ -72,6 +74,7 @@ class WorkRun:
         self._settings = settings
         self.headline = f"journal of {house.path} -> tables"
         self.board = Board()
+        self._meter = Meter()
         self._clock_watch = ClockWatch(SystemClock())
         self._stack = ExitStack()
         self._work: Work | None = None
@@ -94,6 +97,7 @@ class WorkRun:
     def __enter__(self) -> Self:
         with self._stack as stack:
             stack.enter_context(self._house.writing("sqlite"))
+            share_metrics(self._house.path)
             rules = house_rules(self._house, self._settings)
             self._journal = journal = self._house.sqlite(rules, self._settings)
             stack.callback(journal.close)
@@ -121,6 +125,7 @@ class WorkRun:
     def _see(self, batch: Batch, outputs: Outputs) -> None:
         self.board.update(batch, outputs)
         self._clock_watch.update(outputs)
+        self._meter.count(self.counts, batch)
 
     def _guarded(self, part: Callable[[], None]) -> None:
         try:

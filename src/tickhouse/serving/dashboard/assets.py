@@ -17,7 +17,7 @@ __all__ = ["CHARTS_SHA256", "WEB", "charts_file", "routes"]
 
 WEB = Path(__file__).parent / "web"
 CHARTS_SHA256 = "c0992580867c4912cc9385b3c2728315bcc1a76c7f1087dca908430fccdf31d7"
-"""Of lightweight-charts 5.2.0 as its makers publish it; see docs/decisions/0008-charting-library-from-a-wheel.md."""
+"""Of lightweight-charts 5.2.0 as its makers publish it; see docs/decisions/0009-charting-library-from-a-wheel.md."""
 
 
 def charts_file() -> Path:
