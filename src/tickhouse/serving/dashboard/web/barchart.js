@@ -99,7 +99,20 @@ export class BarChart {
   /** Rising bars are hollow, falling ones filled: told apart without colour. */
   barStyle() {
     const { up, down, back } = this.theme;
-    return { upColor: back, borderUpColor: up, wickUpColor: up, downColor: down, borderDownColor: down, wickDownColor: down };
+    return {
+      upColor: back, borderUpColor: up, wickUpColor: up, downColor: down, borderDownColor: down, wickDownColor: down,
+      lastValueVisible: false, priceLineVisible: false,
+    };
+  }
+
+  /** The line at the newest price is our own: the library would draw it in the colour of a hollow bar's inside. */
+  showLast() {
+    const row = this.rows.at(-1);
+    if (!row) return;
+    const color = row.close < row.open ? this.theme.down : this.theme.up;
+    const options = { price: row.close, color, axisLabelColor: color, axisLabelTextColor: this.theme.back };
+    if (this.last) this.last.applyOptions(options);
+    else this.last = this.bars.createPriceLine({ ...options, lineWidth: 1, lineStyle: this.charts.LineStyle.Dotted, title: "" });
   }
 
   lineStyle(place, nth, outputs) {
@@ -118,6 +131,7 @@ export class BarChart {
       series.applyOptions(this.lineStyle(place, nth, indicator.outputs.length));
     }
     this.volume.setData(this.rows.map((row) => this.volumeBar(row)));
+    this.showLast();
     this.paintMarks();
   }
 
@@ -132,6 +146,7 @@ export class BarChart {
     this.bars.setData(rows.map(bar));
     this.volume.setData(rows.map((row) => this.volumeBar(row)));
     for (const { series, column } of this.lines) series.setData(rows.map((row) => point(row, column)));
+    this.showLast();
   }
 
   setDecimals(rows) {
@@ -159,6 +174,7 @@ export class BarChart {
     const past = place < this.rows.length - 1;
     this.bars.update(bar(whole), past);
     this.volume.update(this.volumeBar(whole), past);
+    if (!past) this.showLast();
     for (const { series, column } of this.lines) if (row[column] !== undefined) series.update(point(whole, column), past);
   }
 
