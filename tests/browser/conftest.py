@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(480))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> str:
     """Where the browser is."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -37,8 +37,9 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
+    """The browser; not beyond this package, because Playwright keeps an event loop running that other tests would meet."""
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield found
@@ -63,7 +64,7 @@ def _is_here(address: str) -> bool:
     return address.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:http://127.0.0.1:"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A house that is being written, with a few faults in its feed."""
     with House(tmp_path_factory.mktemp("live")) as house:
@@ -74,7 +75,7 @@ def live(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
         yield house
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def recorded(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A house of a recording: 1,000 minutes of one symbol, with a trade that comes five minutes late."""
     folder = tmp_path_factory.mktemp("recorded")
