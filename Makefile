@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench campaign docs clean constraints
+.PHONY: help install run services test lint bench campaign docs clean constraints
 
 help:  ## Show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,7 +25,10 @@ $(STAMP): pyproject.toml constraints.txt
 run: install  ## Run the house: live trades -> bars, indicators, anomalies in ./house
 	@$(BIN)/tickhouse run
 
-test: install lint  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
+services: install  ## Fetch the servers that tests start (Kafka, schema registry), and check each
+	@$(BIN)/python -m tests.services
+
+test: install lint services  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
 	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: install  ## ruff, strict types, import directions, spelling
@@ -46,7 +49,7 @@ docs: install  ## Refresh the generated parts of the documentation
 	@$(BIN)/python docs/generate.py
 
 constraints: $(STAMP)  ## Pin the newest versions that fit
-	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra bench pyproject.toml -o constraints.txt
+	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra bench --extra kafka pyproject.toml -o constraints.txt
 
 clean:  ## Remove caches and the virtual environment
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .bench
