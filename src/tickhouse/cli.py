@@ -38,6 +38,15 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 Lateness = Annotated[str | None, typer.Option(help="How long a bar waits for stragglers, e.g. 10s (a new house keeps it).")]
+SourceNames = Annotated[
+    list[str] | None, typer.Option("--source", help="Take this source only (may be repeated); see `tickhouse plugins`.")
+]
+SymbolNames = Annotated[str | None, typer.Option("--symbols", help="Symbols, separated by commas, e.g. BTC-USDT,ETH-USDT.")]
+RecordDir = Annotated[
+    Path | None, typer.Option("--record", help="Also keep every frame as it came in this folder; `replay` reads it.")
+]
+Duration = Annotated[str | None, typer.Option(help="Stop after this long, e.g. 30s; default: until Ctrl-C.")]
+AsChild = Annotated[bool, typer.Option("--as-child", hidden=True)]
 DEFAULT_HOUSE = Path("house")
 
 
@@ -45,14 +54,10 @@ DEFAULT_HOUSE = Path("house")
 def run(
     house: HouseDir = DEFAULT_HOUSE,
     config: ConfigFile = None,
-    source: Annotated[
-        list[str] | None, typer.Option(help="Take this source only (may be repeated); see `tickhouse plugins`.")
-    ] = None,
-    symbols: Annotated[str | None, typer.Option(help="Symbols, separated by commas, e.g. BTC-USDT,ETH-USDT.")] = None,
-    record: Annotated[
-        Path | None, typer.Option(help="Also keep every frame as it came in this folder; `replay` reads it.")
-    ] = None,
-    duration: Annotated[str | None, typer.Option(help="Stop after this long, e.g. 30s; default: until Ctrl-C.")] = None,
+    source: SourceNames = None,
+    symbols: SymbolNames = None,
+    record: RecordDir = None,
+    duration: Duration = None,
     lateness: Lateness = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,27 +67,54 @@ def run(
     """
     stop = _stop_on_signals()  # first of all: a Ctrl-C while modules are loaded can get lost in them
 
-    from rich.live import Live
-
-    from tickhouse import runs, screen
-    from tickhouse.rules import parse_duration
+    from tickhouse import runs
 
     settings = _settings(config, {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None})
     live = runs.LiveRun(_house(house), settings, symbols.split(",") if symbols else None, record)
-    until = time.monotonic() + parse_duration(duration) / 1e6 if duration else float("inf")
-    (screen.errors if as_json else screen.console).print(live.headline, highlight=False)
-    started = time.monotonic()
-    shown = screen.console.is_terminal and not as_json
-    with live, Live(console=screen.console, auto_refresh=False, transient=False) if shown else nullcontext() as view:
-        while not stop.wait(0.25) and live.running and time.monotonic() < until:
-            if view is not None:
-                view.update(screen.live_view(live.board, live.counts, live.source_name, started), refresh=True)
-    counts = live.counts
-    if as_json:
-        _print_json(runs.summary(counts, live.position))
-    else:
-        screen.console.print(f"committed to {house}; the balance since the house began:")
-        screen.console.print(screen.counts_table(counts))
+    _watch(live, stop, duration, as_json=as_json)
+
+
+@app.command()
+def ingest(
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    source: SourceNames = None,
+    symbols: SymbolNames = None,
+    record: RecordDir = None,
+    duration: Duration = None,
+    lateness: Lateness = None,
+    as_child: AsChild = False,
+) -> None:
+    """Only receive: sources -> journal, until Ctrl-C. `tickhouse work` makes the tables of it, now or later."""
+    stop = _stop_on_signals()
+
+    from tickhouse import runs
+
+    given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None}
+    settings = _childs_settings(stop) if as_child else _settings(config, given)
+    receiving = runs.IngestRun(_house(house), settings, symbols.split(",") if symbols else None, record)
+    lasts_s = _seconds(duration)
+    with receiving:
+        print(receiving.headline, flush=True)
+        until = time.monotonic() + lasts_s
+        while not stop.wait(0.25) and receiving.running and time.monotonic() < until:
+            pass
+
+
+@app.command()
+def work(
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    duration: Duration = None,
+    lateness: Lateness = None,
+    as_json: AsJson = False,
+) -> None:
+    """Only compute: journal -> bars, indicators, anomalies in the lake, until Ctrl-C. `tickhouse ingest` fills the journal."""
+    stop = _stop_on_signals()
+
+    from tickhouse import runs
+
+    _watch(runs.WorkRun(_house(house), _settings(config, {"rules.lateness": lateness})), stop, duration, as_json=as_json)
 
 
 @app.command()
@@ -285,6 +317,43 @@ def main() -> None:
     except OSError as error:
         print(f"tickhouse: the operating system refused: {error}; mend that and start again", file=sys.stderr)
         sys.exit(2)
+
+
+def _watch(live: Any, stop: threading.Event, duration: str | None, *, as_json: bool) -> None:
+    """Show a run until it is stopped, and its balance at the end."""
+    from rich.live import Live
+
+    from tickhouse import runs, screen
+
+    lasts_s = _seconds(duration)
+    shown = screen.console.is_terminal and not as_json
+    with live:
+        started = time.monotonic()
+        (screen.errors if as_json else screen.console).print(live.headline, highlight=False)
+        with Live(console=screen.console, auto_refresh=False, transient=False) if shown else nullcontext() as view:
+            while not stop.wait(0.25) and live.running and time.monotonic() < started + lasts_s:
+                if view is not None:
+                    view.update(screen.live_view(live.board, live.counts, started), refresh=True)
+    if as_json:
+        _print_json(runs.summary(live.counts, live.position))
+    else:
+        screen.console.print("committed; the balance since the house began:")
+        screen.console.print(screen.counts_table(live.counts))
+
+
+def _seconds(duration: str | None) -> float:
+    from tickhouse.rules import parse_duration
+
+    return parse_duration(duration) / 1e6 if duration else float("inf")
+
+
+def _childs_settings(stop: threading.Event) -> Any:
+    """Return the settings of the parent, whose end ends this process too."""
+    from tickhouse.processes import parents_settings, stop_with_parent
+
+    settings = parents_settings()
+    stop_with_parent(stop)
+    return settings
 
 
 def _day(text: str | None) -> Any:

@@ -10,11 +10,12 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -40,6 +41,9 @@ from tickhouse.tables import TABLES
 __all__ = ["House", "Work", "open_house", "stored_rules"]
 
 _VERSION = 1
+_OTHERWISE = "stop that one, or use another --house (reading is always possible)"
+_DYING_S = 5.0
+"""How long a killed run's receiving process may take to end: it still flushes what it had received."""
 JournalKind = Literal["sqlite", "recording"]
 
 
@@ -51,11 +55,6 @@ class Work(NamedTuple):
     journal: Journal
     start: Position
     lake: Lake
-
-    @property
-    def highest(self) -> int:
-        """The largest offset that some table has reached; a journal must never use one below it again."""
-        return max(position.offset for position in self.lake.positions(self.pipeline.partition).values())
 
     def close(self) -> None:
         """Release the sinks."""
@@ -155,36 +154,58 @@ class House:
 
     @contextmanager
     def writing(self, kind: JournalKind) -> Iterator[None]:
-        """Hold the house for writing, making it where it is new.
+        """Hold the house's tables for writing, making the house where it is new.
 
         Raises:
-            HouseLockedError: another process writes it.
+            HouseLockedError: another process writes them.
             ConfigError: the house has the other kind of journal.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("a+")
-        except OSError as error:
-            raise ConfigError(f"cannot write the house {self.path}: {error.strerror}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                raise HouseLockedError(
-                    f"{self.path} is being written by process {holder}; stop that one, or use another --house "
-                    "(reading is always possible)"
-                ) from error
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        told = f"{self.path} is being written by process {{holder}}; {_OTHERWISE}"
+        with self._held("lock", told, wait_s=0.0):
             self._claim(kind)
             yield
 
+    @contextmanager
+    def appending(self, kind: JournalKind) -> Iterator[None]:
+        """Hold the house's journal for appending, making the house where it is new.
+
+        Raises:
+            HouseLockedError: another process appends to it.
+            ConfigError: the house has the other kind of journal.
+        """
+        told = (
+            f"process {{holder}} receives into {self.path}; stop that one, or use another --house (reading is always possible)"
+        )
+        with self._held("ingest.lock", told, wait_s=_DYING_S):
+            self._claim(kind)
+            yield
+
+    @contextmanager
+    def _held(self, name: str, told: str, *, wait_s: float) -> Iterator[None]:
+        """Hold a lock file of the house; `told` is raised where another process has it, `{holder}` being its id."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / name).open("a+")
+        except OSError as error:
+            raise ConfigError(f"cannot write the house {self.path}: {error.strerror}") from error
+        with lock:
+            until = time.monotonic() + wait_s
+            while not _locked(lock):
+                if time.monotonic() >= until:
+                    lock.seek(0)
+                    raise HouseLockedError(told.format(holder=lock.read().strip() or "unknown"))
+                time.sleep(0.05)
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
     def _claim(self, kind: JournalKind) -> None:
+        told = f"{self.path} is being made by process {{holder}}; try again"
+        with self._held("claim.lock", told, wait_s=_DYING_S):
+            self._make_or_check(kind)
+
+    def _make_or_check(self, kind: JournalKind) -> None:
         have = self.kind
         if have is None:
             if self.journal_path.exists():
@@ -253,6 +274,11 @@ class House:
             return None
         return stored_rules(self.journal_path)
 
+    def highest_offset(self) -> int:
+        """Return the largest offset that some table has reached; a journal must never use one below it again."""
+        lake = LakeTables(self.lake_path)
+        return max(lake.position(name).offset for name in TABLES)
+
     def snapshot_offset(self) -> int:
         """Return where the newest stored snapshot was taken: every table had reached it; 0 where there is none."""
         row = _peek(self.journal_path, "SELECT max(offset) FROM checkpoints") if self.journal_path.exists() else None
@@ -267,6 +293,16 @@ def stored_rules(journal: Path) -> Rules | None:
     """
     row = _peek(journal, "SELECT value FROM meta WHERE key = 'rules'")
     return Rules.from_json(row[0] if isinstance(row[0], bytes) else row[0].encode()) if row else None
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
 
 
 def _peek(journal: Path, query: str) -> tuple[Any, ...] | None:

@@ -25,7 +25,7 @@ errors = Console(stderr=True)
 _MAX_SYMBOLS = 20
 
 
-def live_view(board: Board, counts: Counts, source: str, started: float) -> Group:
+def live_view(board: Board, counts: Counts, started: float) -> Group:
     """Return the live table: one line a symbol, the balance below it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, style in (("symbol", "cyan"), ("venue", "dim")):
@@ -48,7 +48,7 @@ def live_view(board: Board, counts: Counts, source: str, started: float) -> Grou
         table,
         Text(more, "dim"),
         Text(_balance(counts)),
-        Text(f"{source}  clock {clock}  {_age(started)}  Ctrl-C commits and leaves", "dim"),
+        Text(f"clock {clock}  {_age(started)}  Ctrl-C commits and leaves", "dim"),
     )
 
 

@@ -75,7 +75,10 @@ def test_a_killed_live_run_proves_every_number(tmp_path: Path) -> None:
     house = tmp_path / "live"
     for _ in range(3):
         process = tickhouse("run", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms")
-        time.sleep(2.0 + dice.uniform(0, 2.0))
+        until = time.monotonic() + 60
+        while not _receiving(house) and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(1.0 + dice.uniform(0, 2.0))
         assert process.poll() is None, process.communicate()[1].decode()
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -84,6 +87,11 @@ def test_a_killed_live_run_proves_every_number(tmp_path: Path) -> None:
     assert report["ok"], report
     assert report["balance"]["received"] > 100
     assert report["balance"]["received"] == sum(report["balance"][name] for name in ("accepted", "duplicate", "rejected"))
+
+
+def _receiving(house: Path) -> bool:
+    lock = house / "ingest.lock"
+    return lock.exists() and bool(pid := lock.read_text()) and Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.timeout(120)

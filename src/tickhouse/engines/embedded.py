@@ -6,6 +6,7 @@ for a timer. A slow sink fills the writer's bounded queue and so slows the readi
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -68,13 +69,19 @@ class EmbeddedEngine:
         self._listener = listener
         self._snapshot_every_s = snapshot_every_s
         self._writer = _Writer(journal, history, sinks, pipeline.partition, commit_every_s)
-        self._stop = threading.Event()
+        self._until = math.inf
+        self._finishing = False
         self.reader: Reader | None = None
         """While running: for those who show how far it has come."""
 
     def stop(self) -> None:
         """Ask `run` to commit, store its state and return; from any thread."""
-        self._stop.set()
+        self._until = 0.0
+
+    def finish(self, within_s: float) -> None:
+        """The same, once the journal has nothing more at the moment, or after so many seconds."""
+        self._until = time.monotonic() + within_s
+        self._finishing = True
 
     def run(self, start: Position, *, until_drained: bool = False) -> Position:
         """Work from `start` until the journal is exhausted or `stop` is called; return the position reached and committed.
@@ -91,11 +98,11 @@ class EmbeddedEngine:
         self._writer.start()
         try:
             due = time.monotonic() + self._snapshot_every_s
-            while not self._stop.is_set():
+            while time.monotonic() < self._until:
                 batch = reader.read(_READ_TIMEOUT_S)
                 if batch is not None:
                     position = self._work(batch)
-                elif until_drained or reader.exhausted:
+                elif until_drained or self._finishing or reader.exhausted:
                     break
                 if time.monotonic() >= due and position != stored:
                     self._writer.put(_Snapshot(position, self._pipeline.snapshot()))

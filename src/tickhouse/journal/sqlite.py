@@ -1,14 +1,16 @@
 """The embedded journal: one SQLite file in WAL mode that holds what was received, checkpoints and quotas.
 
-Ingest writes it through the one appender, a group of messages a transaction; engines read batches from any offset, in this
-process (woken at once) or in another (which looks for news). A killed process loses nothing that was flushed; a file torn
+Ingest writes it through the one appender, a group of messages a transaction; engines read batches from any offset, as a rule
+in another process, and look for news every millisecond. A killed process loses nothing that was flushed; a file torn
 anywhere opens with a prefix of whole flushes.
 """
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +20,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tickhouse.clock import SystemClock
 from tickhouse.columns import TradesBuilder, empty_trades, take_trades
 from tickhouse.errors import ConfigError, FatalError
 from tickhouse.journal.codec import (
@@ -47,7 +48,10 @@ from tickhouse.rules import Rules
 
 __all__ = ["JOURNAL_FILE", "SqliteAppender", "SqliteJournal", "SqliteReader"]
 
-_POLL_S = 0.02
+_POLL_S = 0.001
+_IDLE_POLL_S = 0.005
+_IDLE_AFTER = 200
+"""Looks without news, after which they come at the idle pace."""
 _BATCH_BYTES = 32 << 20
 _PRUNE_MESSAGES = 1_000
 _WAL_BYTES = 64 << 20
@@ -65,7 +69,6 @@ class SqliteJournal:
         self.file = file
         self._rules = rules
         self._sync: Sync = sync
-        self._news = _News()
         self._lock = threading.Lock()
         self._connection = connect(file, sync)
 
@@ -113,7 +116,7 @@ class SqliteJournal:
             at_least: The first offset it may use. After a power cut without `sync="full"` the tables may be ahead of the
                 journal: give the largest of their offsets, so that none is used twice.
         """
-        return SqliteAppender(self.file, self._sync, self._news, at_least)
+        return SqliteAppender(self.file, self._sync, at_least)
 
     def reader(self, partition: int, start: int, feeds: Feeds) -> SqliteReader:
         """Return a reader from offset `start` on, interning into `feeds`.
@@ -123,7 +126,7 @@ class SqliteJournal:
         """
         if partition:
             raise ConfigError(f"a SQLite journal has the one partition 0, not {partition}")
-        return SqliteReader(self.file, self._news, start, feeds)
+        return SqliteReader(self.file, start, feeds)
 
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:  # noqa: ARG002  (one partition)
         """Return the newest stored snapshot and where it was taken."""
@@ -204,8 +207,7 @@ class SqliteJournal:
         return f"SQLite journal {self.file}: {counters['next_offset']} messages, {counters['trades']} trades"
 
     def close(self) -> None:
-        """Release the file; readers that wait return."""
-        self._news.publish()
+        """Release the file."""
         with self._lock:
             self._connection.close()
 
@@ -213,9 +215,8 @@ class SqliteJournal:
 class SqliteAppender:
     """Writes the journal: buffers messages, and makes them durable and visible in one transaction a `flush`."""
 
-    def __init__(self, file: Path, sync: Sync, news: _News, at_least: int) -> None:
+    def __init__(self, file: Path, sync: Sync, at_least: int) -> None:
         self._file = file
-        self._news = news
         with translated(file):
             self._connection = connect(file, sync)
             self._counters: dict[str, int] = dict(self._connection.execute("SELECT name, value FROM counters"))
@@ -291,7 +292,6 @@ class SqliteAppender:
         self._messages.clear()
         self._marks.clear()
         self._stored_feeds = len(self._feeds)
-        self._news.publish()
 
     def close(self) -> None:
         """Flush and release."""
@@ -349,38 +349,44 @@ class SqliteReader:
 
     exhausted = False
 
-    def __init__(self, file: Path, news: _News, start: int, feeds: Feeds) -> None:
+    def __init__(self, file: Path, start: int, feeds: Feeds) -> None:
         self._file = file
-        self._news = news
         self._feeds = feeds
         self._feed_codes: I32 = np.empty(0, np.int32)
         self._journal_feeds: list[Feed] = []
         self._next = start
-        self._clock = SystemClock()
         self._closed = False
+        self._seen = -1
+        """SQLite's `data_version` when there was nothing more to read; it changes with every commit of another connection."""
         with translated(file):
             self._connection = connect(file, "normal")
             self._check_kept(start)
 
     def read(self, timeout_s: float) -> Batch | None:
         """Return whatever has arrived, at most MAX_MESSAGE_ROWS rows of trades; None when nothing came in `timeout_s`."""
-        deadline = self._clock.monotonic() + round(timeout_s * 1e6)
-        while not self._closed:
-            seen = self._news.count
-            with translated(self._file):
-                messages = self._take()
-                if messages:
-                    return self._batch(messages)
-            left = (deadline - self._clock.monotonic()) / 1e6
-            if left <= 0:
-                return None
-            self._news.wait(seen, min(left, _POLL_S))
+        deadline = time.monotonic() + timeout_s
+        with translated(self._file):
+            for looks in itertools.count():
+                version = self._version()
+                if version != self._seen:
+                    messages = self._take()
+                    if messages:
+                        return self._batch(messages)
+                    self._seen = version
+                left = deadline - time.monotonic()
+                if left <= 0 or self._closed:
+                    return None
+                time.sleep(min(left, _POLL_S if looks < _IDLE_AFTER else _IDLE_POLL_S))
         return None
 
     def close(self) -> None:
         """Release the file."""
         self._closed = True
         self._connection.close()
+
+    def _version(self) -> int:
+        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        return version
 
     def _take(self) -> list[_Message]:
         query = "SELECT offset, kind, rows, ignored, clock, payload FROM messages WHERE offset >= ? ORDER BY offset LIMIT ?"
@@ -450,24 +456,6 @@ class SqliteReader:
             self._feed_codes = np.append(self._feed_codes, np.array(new, np.int32))
         trades.feed[:] = self._feed_codes[trades.feed]
         return trades
-
-
-class _News:
-    """Tells readers of this process that something was flushed."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._changed = threading.Condition()
-
-    def publish(self) -> None:
-        with self._changed:
-            self.count += 1
-            self._changed.notify_all()
-
-    def wait(self, seen: int, timeout_s: float) -> None:
-        with self._changed:
-            if self.count == seen:
-                self._changed.wait(timeout_s)
 
 
 def _beats(beats: list[tuple[int, int, int]]) -> Beats:
