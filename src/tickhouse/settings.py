@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, field_validator
 
 from tickhouse.errors import ConfigError
 from tickhouse.rules import DEFAULT_INDICATORS, Rules, parse_duration
@@ -131,6 +131,11 @@ class KafkaSettings(_Section):
     def _is_duration(cls, value: str) -> str:
         parse_duration(value)
         return value
+
+    @field_serializer("password", when_used="json")
+    def _for_a_child(self, value: SecretStr | None) -> str | None:
+        """Processes of the house hand settings on as JSON, by a pipe; shown anywhere else it is masked."""
+        return value.get_secret_value() if value is not None else None
 
 
 class LakeSettings(_Section):

@@ -1,7 +1,8 @@
-"""The embedded engine: one pipeline in one process, its rows group-committed to every sink by a second thread.
+"""The embedded engine: a pipeline for each partition in one process, their rows group-committed to every sink by one thread.
 
-The loop takes whatever has arrived, feeds it, hands the outputs out at once, and passes them on to the writer; it never waits
-for a timer. A slow sink fills the writer's bounded queue and so slows the reading of the journal, never the receiving.
+Each partition has a loop that takes whatever has arrived, feeds it, hands the outputs out at once, and passes them on to the
+writer; it never waits for a timer. A slow sink fills the writer's bounded queue and so slows the reading of the journal, never
+the receiving.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from tickhouse.errors import TickhouseError, TransientError
-from tickhouse.history import History
 from tickhouse.journal.base import Journal, Reader
 from tickhouse.model import MAX_MESSAGE_ROWS, Batch, Position
 from tickhouse.pipeline import Pipeline
 from tickhouse.sinks.base import Outputs, Sink
 
-__all__ = ["EmbeddedEngine", "Listener"]
+__all__ = ["Committed", "EmbeddedEngine", "Listener"]
 
 _log = structlog.get_logger(__name__)
 
 Listener = Callable[[Batch, Outputs], None]
-"""Called in the engine's thread with each batch and what it became, before any sink has it."""
+"""Called in a thread of the engine with each batch and what it became, before any sink has it."""
 
 _COMMIT_ROWS = 1_000_000
 _QUEUED_ROWS = 400_000
@@ -35,29 +35,38 @@ _READ_TIMEOUT_S = 0.1
 _RETRIES = 5
 
 
+class Committed(Protocol):
+    """Whoever reads back what the sinks have."""
+
+    def committed(self) -> None:
+        """Learn that the sinks have more."""
+        ...
+
+
 class _Snapshot(NamedTuple):
+    partition: int
     position: Position
     state: bytes
 
 
 class EmbeddedEngine:
-    """Runs one partition of a journal through its pipeline into sinks.
+    """Runs the partitions of a journal through their pipelines into sinks.
 
     Args:
         journal: Where batches come from, and where snapshots are kept.
-        pipeline: At the position of its snapshot.
-        history: What the pipeline reads back; told what is committed.
+        pipelines: One a partition, each at the position of its snapshot.
+        history: What the pipelines read back; told what is committed.
         sinks: Each has its own positions.
         commit_every_s: How often rows become visible.
         snapshot_every_s: How often the state is stored; also at the end.
-        listener: Sees every batch and its outputs at once.
+        listener: Sees every batch and its outputs at once; one at a time, whatever the number of partitions.
     """
 
     def __init__(
         self,
         journal: Journal,
-        pipeline: Pipeline,
-        history: History,
+        pipelines: Sequence[Pipeline],
+        history: Committed,
         sinks: Sequence[Sink],
         *,
         commit_every_s: float = 1.0,
@@ -65,14 +74,15 @@ class EmbeddedEngine:
         listener: Listener | None = None,
     ) -> None:
         self._journal = journal
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._listener = listener
+        self._listening = threading.Lock()
         self._snapshot_every_s = snapshot_every_s
-        self._writer = _Writer(journal, history, sinks, pipeline.partition, commit_every_s)
+        self._writer = _Writer(journal, history, sinks, commit_every_s)
         self._until = math.inf
         self._finishing = False
-        self.reader: Reader | None = None
-        """While running: for those who show how far it has come."""
+        self.readers: list[Reader] = []
+        """While running, one a partition: for those who show how far it has come."""
 
     def stop(self) -> None:
         """Ask `run` to commit, store its state and return; from any thread."""
@@ -83,46 +93,86 @@ class EmbeddedEngine:
         self._until = time.monotonic() + within_s
         self._finishing = True
 
-    def run(self, start: Position, *, until_drained: bool = False) -> Position:
-        """Work from `start` until the journal is exhausted or `stop` is called; return the position reached and committed.
+    def run(self, starts: Sequence[Position], *, until_drained: bool = False) -> list[Position]:
+        """Work until the journal is exhausted or `stop` is called; return the positions reached and committed, by partition.
 
         Args:
-            start: Where the pipeline's snapshot was taken.
+            starts: Where each pipeline's snapshot was taken.
             until_drained: Also end when a live journal has nothing more at the moment.
 
         Raises:
-            TickhouseError: what stopped a sink; everything committed before stays.
+            TickhouseError: what stopped a pipeline or a sink; everything committed before stays.
         """
-        position, stored = start, start
-        reader = self.reader = self._journal.reader(self._pipeline.partition, start.offset, self._pipeline.feeds)
-        self._writer.start()
+        self._finishing = self._finishing or until_drained
         try:
-            due = time.monotonic() + self._snapshot_every_s
-            while time.monotonic() < self._until:
-                batch = reader.read(_READ_TIMEOUT_S)
-                if batch is not None:
-                    position = self._work(batch)
-                elif until_drained or self._finishing or reader.exhausted:
-                    break
-                if time.monotonic() >= due and position != stored:
-                    self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
-                    stored, due = position, time.monotonic() + self._snapshot_every_s
-            if position != stored:
-                self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
+            for pipeline, start in zip(self._pipelines, starts, strict=True):
+                self.readers.append(self._journal.reader(pipeline.partition, start.offset, pipeline.feeds))
+            self._writer.start()
+            reached = _at_once(self._partition, list(zip(self._pipelines, self.readers, starts, strict=True)), self.stop)
             self._writer.finish()
         except BaseException:
             self._writer.abandon()
             raise
         finally:
-            reader.close()
+            for reader in self.readers:
+                reader.close()
+        return reached
+
+    def _partition(self, pipeline: Pipeline, reader: Reader, start: Position) -> Position:
+        """Run one partition: the loop that everything else serves."""
+        position, stored = start, start
+        due = time.monotonic() + self._snapshot_every_s
+        while time.monotonic() < self._until:
+            batch = reader.read(_READ_TIMEOUT_S)
+            if batch is not None:
+                position = self._feed(pipeline, batch)
+            elif reader.exhausted or (self._finishing and reader.drained):
+                break
+            if time.monotonic() >= due and position != stored:
+                self._writer.put(_Snapshot(pipeline.partition, position, pipeline.snapshot()))
+                stored, due = position, time.monotonic() + self._snapshot_every_s
+        if position != stored:
+            self._writer.put(_Snapshot(pipeline.partition, position, pipeline.snapshot()))
         return position
 
-    def _work(self, batch: Batch) -> Position:
-        outputs = self._pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
+    def _feed(self, pipeline: Pipeline, batch: Batch) -> Position:
+        outputs = pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
         if self._listener is not None:
-            self._listener(batch, outputs)
+            with self._listening:
+                self._listener(batch, outputs)
         self._writer.put(outputs)
         return outputs.position
+
+
+def _at_once(
+    work: Callable[[Pipeline, Reader, Position], Position],
+    parts: list[tuple[Pipeline, Reader, Position]],
+    stop: Callable[[], None],
+) -> list[Position]:
+    """Run `work` for each part, each in a thread of its own where there are several; raise the first error, after all ended."""
+    if len(parts) == 1:
+        return [work(*parts[0])]
+    reached: dict[int, Position] = {}
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            reached[number] = work(*parts[number])
+        except BaseException as error:  # noqa: BLE001  a thread's boundary: raised again below
+            errors.append(error)
+            stop()
+
+    threads = [
+        threading.Thread(target=guarded, args=(number,), name=f"tickhouse-partition-{number}", daemon=True)
+        for number in range(len(parts))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [reached[number] for number in range(len(parts))]
 
 
 class _Handover(queue.Queue[Outputs | _Snapshot | None]):
@@ -153,13 +203,10 @@ def _rows(item: Outputs | _Snapshot | None) -> int:
 class _Writer:
     """The second thread: writes outputs to the sinks, commits them in groups, stores snapshots once every table is there."""
 
-    def __init__(
-        self, journal: Journal, history: History, sinks: Sequence[Sink], partition: int, commit_every_s: float
-    ) -> None:
+    def __init__(self, journal: Journal, history: Committed, sinks: Sequence[Sink], commit_every_s: float) -> None:
         self._journal = journal
         self._history = history
         self._sinks = sinks
-        self._partition = partition
         self._commit_every_s = commit_every_s
         self._queue = _Handover(_QUEUED_ROWS)
         self._error: BaseException | None = None
@@ -218,7 +265,7 @@ class _Writer:
                 return
             if isinstance(item, _Snapshot):
                 self._commit(everything=True)
-                self._journal.store_checkpoint(self._partition, item.position, item.state)
+                self._journal.store_checkpoint(*item)
                 waiting_rows = 0
                 continue
             if not waiting_rows:

@@ -91,7 +91,8 @@ class KafkaReader:
         self._check_kept()
         ends_matter = {"enable.partition.eof": until is not None}
         self._consumer = Consumer({**client_config(topic.settings), **READING, **ends_matter, "error_cb": quiet})
-        self._consumer.assign([TopicPartition(topic.settings.topic, partition, start)])
+        self._at = TopicPartition(topic.settings.topic, partition, start)
+        self._consumer.assign([self._at])
 
     @property
     def clock(self) -> int:
@@ -102,6 +103,12 @@ class KafkaReader:
     def exhausted(self) -> bool:
         """True once everything below `until` was read."""
         return self._until is not None and self.position >= self._until
+
+    @property
+    def drained(self) -> bool:
+        """True where the partition has nothing more, as far as the last answer of the broker told."""
+        _, high = self._consumer.get_watermark_offsets(self._at, cached=True)
+        return bool(high >= 0) and not self._arrived.end and self.position >= high
 
     def read_on(self, until: int) -> None:
         """Move the end of the range: what follows is read by the same connection, with what it has fetched ahead."""
