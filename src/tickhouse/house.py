@@ -294,8 +294,10 @@ class House:
         """Return the lake as a sink; hold the house for writing first."""
         return Lake(self.lake_path)
 
-    def work(self, journal: Journal, rules: Rules, settings: Settings, listener: Listener | None = None) -> Work:
-        """Return the engine over a journal of this house, where the last run left off."""
+    def work(
+        self, journal: Journal, rules: Rules, settings: Settings, listener: Listener | None = None, *, pace_s: float = 0.0
+    ) -> Work:
+        """Return the engine over a journal of this house, where the last run left off; see `EmbeddedEngine`."""
         lake = self.lake()
         histories = LakeHistories(self.lake_path, journal.partitions)
         pipelines, starts = [], []
@@ -314,6 +316,7 @@ class House:
             commit_every_s=parse_duration(settings.engine.commit_every) / 1e6,
             snapshot_every_s=parse_duration(settings.engine.snapshot_every) / 1e6,
             listener=listener,
+            pace_s=pace_s,
         )
         return Work(engine, pipelines, journal, starts, lake)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -40,7 +41,6 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C is for the parent, which then stops its children in order
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._said: list[str] = []
@@ -145,7 +145,11 @@ def parents_settings() -> Settings:
 
 
 def stop_with_parent(stop: threading.Event) -> None:
-    """Set `stop` when the parent closes this child's standard input, or dies."""
+    """Set `stop` when the parent closes this child's standard input, or dies.
+
+    A Ctrl-C in the terminal reaches the child too; it is the parent's, which then stops its children in order.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.read(0, 4_096):

@@ -12,6 +12,7 @@ from tickhouse.errors import TickhouseError
 from tickhouse.house import House
 from tickhouse.plugins import SINKS, SOURCES, build, names
 from tickhouse.settings import Settings
+from tickhouse.sinks.lake import LakeTables
 from tickhouse.sources.base import Source
 
 __all__ = ["compact", "doctor"]
@@ -37,7 +38,7 @@ def doctor(house: House, settings: Settings) -> list[tuple[str, bool, str]]:
     ]
     if house.kind is not None:
         checks.append(("lake", lambda: house.lake().check()))
-        checks.append(("tables", lambda: ", ".join(f"{name} {rows:,}" for name, rows in house.queries.row_counts().items())))
+        checks.append(("tables", LakeTables(house.lake_path).check))
     checks.append(("sinks", lambda: ", ".join(names(SINKS))))
     findings = []
     for what, check in checks:

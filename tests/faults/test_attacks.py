@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 import tickhouse as house_door
-from tests.test_cli import NDJSON, tickhouse
+from tests.test_cli import NDJSON, printed, tickhouse
 
 START_MS = 1_768_516_200_000
 LATER = START_MS + 600_000
@@ -317,3 +317,15 @@ def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(sound: Path, tmp_path
         assert "Traceback" not in ended.stderr
     tickhouse(*again)
     assert digests(tmp_path / "house") == digests(sound)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_doctor_finds_a_file_that_is_not_whole(house: Path, damage: str) -> None:
+    file = next(path for path in (house / "lake/silver/trades").rglob("*.parquet") if "checkpoint" not in path.name)
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-100])
+    found = {one["what"]: one for one in json.loads(printed("doctor", "--house", house, "--json"))}
+    assert not found["tables"]["ok"]
+    assert file.name in found["tables"]["detail"]

@@ -12,7 +12,9 @@ import tickhouse
 SOURCE = Path(tickhouse.__file__).parent
 PLACES = {
     "aiohttp": ("sources",),
+    "confluent_kafka": ("journal/kafka",),
     "deltalake": ("sinks",),
+    "fastavro": ("journal/kafka_avro",),
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
     "talib": ("indicators", "indicator_specs", "quality"),

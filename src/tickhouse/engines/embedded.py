@@ -32,6 +32,7 @@ Listener = Callable[[Batch, Outputs], None]
 _COMMIT_ROWS = 1_000_000
 _QUEUED_ROWS = 400_000
 _READ_TIMEOUT_S = 0.1
+_BEHIND_ROWS = MAX_MESSAGE_ROWS // 2
 _RETRIES = 5
 
 
@@ -60,6 +61,8 @@ class EmbeddedEngine:
         commit_every_s: How often rows become visible.
         snapshot_every_s: How often the state is stored; also at the end.
         listener: Sees every batch and its outputs at once; one at a time, whatever the number of partitions.
+        pace_s: Shortest time between two batches of a partition that is not behind. A batch costs the same for one trade as
+            for a hundred, so whoever only fills tables takes larger ones.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class EmbeddedEngine:
         commit_every_s: float = 1.0,
         snapshot_every_s: float = 60.0,
         listener: Listener | None = None,
+        pace_s: float = 0.0,
     ) -> None:
+        self._pace_s = pace_s
         self._journal = journal
         self._pipelines = pipelines
         self._listener = listener
@@ -81,17 +86,20 @@ class EmbeddedEngine:
         self._writer = _Writer(journal, history, sinks, commit_every_s)
         self._until = math.inf
         self._finishing = False
+        self._asked = threading.Event()
         self.readers: list[Reader] = []
         """While running, one a partition: for those who show how far it has come."""
 
     def stop(self) -> None:
         """Ask `run` to commit, store its state and return; from any thread."""
         self._until = 0.0
+        self._asked.set()
 
     def finish(self, within_s: float) -> None:
         """The same, once the journal has nothing more at the moment, or after so many seconds."""
         self._until = time.monotonic() + within_s
         self._finishing = True
+        self._asked.set()
 
     def run(self, starts: Sequence[Position], *, until_drained: bool = False) -> list[Position]:
         """Work until the journal is exhausted or `stop` is called; return the positions reached and committed, by partition.
@@ -126,6 +134,8 @@ class EmbeddedEngine:
             batch = reader.read(_READ_TIMEOUT_S)
             if batch is not None:
                 position = self._feed(pipeline, batch)
+                if self._pace_s and len(batch.trades) < _BEHIND_ROWS and reader.drained and not self._finishing:
+                    self._asked.wait(self._pace_s)
             elif reader.exhausted or (self._finishing and reader.drained):
                 break
             if time.monotonic() >= due and position != stored:

@@ -31,6 +31,7 @@ __all__ = ["Lake", "LakeTables"]
 _log = structlog.get_logger(__name__)
 
 _VACUUM_EVERY = 20  # merges
+_RESTORE = "restore it from a backup, or make the house anew"
 
 
 class Lake:
@@ -266,6 +267,24 @@ class LakeTables:
         root = table_path(self.path, _known(name))
         return [str(root / file.path) for file in self.data_files(name)]
 
+    def check(self) -> str:
+        """Return a line that says every file of every table is there, as large as the log says.
+
+        Raises:
+            LogCorruptError: one is not.
+        """
+        found = []
+        for name in TABLES:
+            root, files = table_path(self.path, TABLES[name]), self.data_files(name)
+            for file in files:
+                path = root / file.path
+                size = path.stat().st_size if path.is_file() else None
+                if size != file.size_bytes:
+                    told = "missing" if size is None else f"{size} bytes long, not {file.size_bytes}"
+                    raise LogCorruptError(f"{path} of {name} is {told}; {_RESTORE}")
+            found.append(f"{name} {sum(file.rows for file in files):,}")
+        return ", ".join(found)
+
     def schema(self, name: str) -> pa.Schema:
         """Return a table's columns as stored in files, without `date`."""
         return _known(name).schema
@@ -304,9 +323,7 @@ class LakeTables:
             dataset = ds.dataset(paths, schema=schema, format="parquet")
             return dataset.to_table(columns=list(columns) if columns is not None else schema.names, filter=filters)
         except (pa.ArrowException, OSError) as error:
-            raise LogCorruptError(
-                f"a file of {name} is missing or damaged ({error}); restore it from a backup, or make the house anew"
-            ) from error
+            raise LogCorruptError(f"a file of {name} is missing or damaged ({error}); {_RESTORE}") from error
 
     def _handle(self, name: str) -> DeltaTable | None:
         if name not in self._handles:
