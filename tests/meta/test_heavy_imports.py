@@ -16,7 +16,7 @@ PLACES = {
     "deltalake": ("sinks",),
     "fastavro": ("journal/kafka_avro",),
     "duckdb": ("history", "serving"),
-    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
+    "numba": ("kernel", "scanning", "journal/kafka_scan", "sources/scanner", "journal/heartbeats", "upkeep"),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),
     "rich": ("cli", "screen"),
