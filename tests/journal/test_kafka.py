@@ -96,6 +96,7 @@ def test_a_range_may_end_in_what_a_transaction_left(broker: Broker, tmp_path: Pa
         for ending in (producer.abort_transaction, producer.commit_transaction):
             producer.begin_transaction()
             producer.produce(settings.topic, b'{"symbol": "A", "price": 1, "size": 1, "ts": %d}' % T0)
+            producer.flush(30)
             ending(30)
         high, until = 0, time.monotonic() + 30
         while high < 4 and time.monotonic() < until:  # the broker ends a transaction a moment after it says so
