@@ -406,7 +406,7 @@ def _watch(live: Any, stop: threading.Event, duration: str | None, *, as_json: b
                 if view is not None:
                     view.update(screen.live_view(live.board, live.counts, started), refresh=True)
     if as_json:
-        _print_json(runs.summary(live.counts, live.positions))
+        _print_json({**runs.summary(live.counts, live.positions), "seconds": round(live.seconds, 3)})
     else:
         screen.console.print("committed; the balance since the house began:")
         screen.console.print(screen.counts_table(live.counts))

@@ -41,6 +41,7 @@ from tickhouse.rules import Rules, parse_duration
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.queries import Queries
 from tickhouse.settings import HouseRules, Settings
+from tickhouse.sinks.base import Sink
 from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.files import Opener
 from tickhouse.tables import TABLES
@@ -70,7 +71,7 @@ class Work(NamedTuple):
     journal: Journal
     starts: list[Position]
     """Where each pipeline's snapshot was taken."""
-    lake: Lake
+    sinks: list[Sink]
 
     @property
     def counts(self) -> Counts:
@@ -79,7 +80,8 @@ class Work(NamedTuple):
 
     def close(self) -> None:
         """Release the sinks."""
-        self.lake.close()
+        for sink in self.sinks:
+            sink.close()
 
 
 class House:
@@ -283,13 +285,16 @@ class House:
     def appender(self, journal: SqliteJournal | KafkaJournal) -> SqliteAppender | KafkaAppender:
         """Return the one writer of this house's live journal; hold the house for appending first."""
         if not isinstance(journal, SqliteJournal):
-            where = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:8]
-            return journal.appender(f"{platform.node()}-{where}")
+            return journal.appender(self._holder())
         highest = self.highest_offset()
         if highest > journal.next_offset():
             # A power cut or a torn file: `verify` will name the rows that rest on records which are gone.
             _log.warning("journal_behind_tables", journal=journal.next_offset(), tables=highest)
         return journal.appender(at_least=highest)
+
+    def _holder(self) -> str:
+        """Return the name under which this house writes to Kafka: another house, or another host, has another."""
+        return f"{platform.node()}-{hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:8]}"
 
     def recording(self, rules: Rules, *, beside: bool = False) -> Recording:
         """Return the recording journal of this house; hold it for writing first.
@@ -319,17 +324,22 @@ class House:
                 start, state = Position(), None
             pipelines.append(Pipeline(partition, rules, history, state))
             starts.append(start)
+        sinks: list[Sink] = [lake]
+        if settings.kafka.publish:
+            from tickhouse.journal.kafka_publisher import KafkaPublisher
+
+            sinks.append(KafkaPublisher(settings.kafka, journal.partitions, self._holder(), starts))
         engine = EmbeddedEngine(
             journal,
             pipelines,
             histories,
-            [lake],
+            sinks,
             commit_every_s=parse_duration(settings.engine.commit_every) / 1e6,
             snapshot_every_s=parse_duration(settings.engine.snapshot_every) / 1e6,
             listener=listener,
             pace_s=pace_s,
         )
-        return Work(engine, pipelines, journal, starts, lake)
+        return Work(engine, pipelines, journal, starts, sinks)
 
     # Following: reading what another process writes, as it writes it.
 

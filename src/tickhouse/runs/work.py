@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -84,6 +85,8 @@ class WorkRun:
         self._error: BaseException | None = None
         self.positions: list[Position] = []
         """How far the engine came in each partition; known after leaving."""
+        self.seconds = 0.0
+        """From opening the journal to the last commit; known after leaving."""
 
     @property
     def counts(self) -> Counts:
@@ -133,7 +136,9 @@ class WorkRun:
 
     def _engine(self) -> None:
         assert self._work is not None
+        began = time.monotonic()
         self.positions = self._work.engine.run(self._work.starts, until_drained=self._until_drained)
+        self.seconds = time.monotonic() - began
         self._ended = True
 
     def _upkeep(self) -> None:
