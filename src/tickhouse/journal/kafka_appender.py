@@ -172,10 +172,10 @@ class KafkaAppender:
         self._put(partition, None, self._form.message(event_message(event)))
 
     def heartbeat(self, clock: int) -> None:
-        """Append a heartbeat to every partition; `clock` is above the last."""
+        """Append a heartbeat to every partition that has not reached it; a live one is above all of them."""
         self._seal()
-        if clock <= min(self._clocks):
-            raise FatalError(f"a heartbeat of {clock} after one of {min(self._clocks)}: the clock never goes back")
+        if self._place is None and clock <= max(self._clocks):
+            raise FatalError(f"a heartbeat of {clock} after one of {max(self._clocks)}: the clock never goes back")
         payload = self._form.message(Message(type="heartbeat", clock=clock))
         for partition, last in enumerate(self._clocks):
             if clock > last:

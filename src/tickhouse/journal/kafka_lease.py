@@ -60,7 +60,11 @@ class Lease:
             _log.warning("kafka_topic_is_written", topic=self._settings.topic, by=other, hint="waiting to see whether it lives")
             if self._ended.wait(2.0):
                 break
-        self._join()
+        try:
+            self._join()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         self._thread.start()
         return self
 

@@ -6,6 +6,7 @@ rejected record with its reason and its bytes; what is gone stops the reader wit
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -14,7 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka import Message as Received
 
 from tickhouse.errors import LogCorruptError, NotConnectedError
-from tickhouse.journal.kafka_client import GONE, PARTITION_END, client_config, meaning, quiet
+from tickhouse.journal.kafka_client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning, quiet
 from tickhouse.journal.kafka_decode import Decoder
 from tickhouse.model import Batch
 from tickhouse.settings import KafkaSettings
@@ -38,6 +39,7 @@ READING: dict[str, Any] = {
 
 _BATCH_ROWS = _BATCH_MESSAGES = 1 << 16
 """A batch has at most this many rows: the larger, the less a row costs."""
+_BEHIND_S = 3.0
 _SMALL_BYTES = 2_048
 _ROW_BYTES = 55
 
@@ -86,6 +88,8 @@ class KafkaReader:
         self._decoder = decoder
         self._until = until
         self._arrived = _NOTHING
+        self._missing_since: float | None = None
+        """When the broker began to say that there is no such topic."""
         self.position = start
         """The next offset: every message below it was given out."""
         self._check_kept()
@@ -147,11 +151,14 @@ class KafkaReader:
             if first is None:
                 return _NOTHING
             messages = [first, *self._consumer.consume(_BATCH_MESSAGES - 1, 0)]
-        good = [message for message in messages if message.error() is None]
+        # After a new assignment, what the position has passed may come once more.
+        good = [message for message in messages if message.error() is None and message.offset() >= self.position]
         end = good[-1].offset() + 1 if good else 0
+        if good:
+            self._missing_since = None
         if len(good) < len(messages):
             ends = [self._end_at(message) for message in messages if message.error() is not None]
-            end = max(end, *ends)
+            end = max([end, *ends])
         return _Arrived(
             [message.offset() for message in good],
             [message.value() for message in good],
@@ -170,6 +177,14 @@ class KafkaReader:
             return int(message.offset())
         if error.code() in GONE:
             self._check_kept()
+            self._consumer.assign(
+                [TopicPartition(self._at.topic, self._partition, self.position)]
+            )  # it has stopped at the error
+            return 0
+        if error.code() in MISSING:
+            self._missing_since = self._missing_since or time.monotonic()
+            if time.monotonic() - self._missing_since < MISSING_S:
+                return 0
         wrong = meaning(
             error, f"reading partition {self._partition} of {self._topic.settings.topic}", self._topic.settings.servers
         )
@@ -184,6 +199,10 @@ class KafkaReader:
             LogCorruptError: it has not; the loss is named.
         """
         ends, topic, at = self._topic.ends(self._partition), self._topic.settings.topic, self.position
+        until = time.monotonic() + _BEHIND_S
+        while at > ends.high and time.monotonic() < until:  # a broker that was killed finds its end a moment after its start
+            time.sleep(0.2)
+            ends = self._topic.ends(self._partition)
         if at < ends.low:
             raise LogCorruptError(
                 f"{ends.low - at:,} messages of partition {self._partition} of {topic} are lost: {at} to {ends.low - 1} "
