@@ -74,7 +74,8 @@ def records(batches: list[Batch], feeds: Feeds) -> list[Any]:
         rows = batch.trades.row.tolist()
         for pair, offset, row in zip(numbers_of(batch.trades, feeds), offsets, rows, strict=True):
             found.append(((offset, row), "trade", *pair))
-        found += [((o, r), "beat", c) for o, r, c in zip(batch.beats.offset, batch.beats.row, batch.beats.clock, strict=True)]
+        beats = (batch.beats.offset.tolist(), batch.beats.row.tolist(), batch.beats.clock.tolist())
+        found += [((offset, row), "beat", clock) for offset, row, clock in zip(*beats, strict=True)]
         found += [((one.offset, one.row), "event", one.event, one.detail) for one in batch.events]
         found += [((one.offset, one.row), "rejected", one.reason, one.payload) for one in batch.rejected]
     return sorted(found, key=lambda one: one[0])
