@@ -141,9 +141,10 @@ def kill_producer(market: Path, broker: Broker, folder: Path, kills: int) -> Non
     tickhouse("replay", market, "--to", "kafka", *configured(folder / "calm", calm))
     options = configured(folder, disturbed)
     rng, whole = random.Random(1), ends(calm)
-    for moment in sorted(rng.randrange(3, whole - 1_000) for _ in range(kills)):
-        with process("replay", market, "--to", "kafka", *options, end=signal.SIGKILL) as child:
-            wait_until(lambda: ends(disturbed), moment, child)
+    with counter(disturbed) as count:
+        for moment in sorted(rng.randrange(3, whole // 2) for _ in range(kills)):
+            with process("replay", market, "--to", "kafka", *options, end=signal.SIGKILL) as child:
+                wait_until(count, moment, child)
     assert ends(disturbed) < whole, "never killed in the middle: the test shows nothing"
     tickhouse("replay", market, "--to", "kafka", *options)
     for partition in range(2):
@@ -174,15 +175,17 @@ def kill_broker(market: Path, expected: dict[str, str], folder: Path, kills: int
         with process("work", *options) as worker:
             with process("replay", market, "--to", "kafka", *options) as producer:
                 rng = random.Random(3)
-                for moment in sorted(rng.randrange(10, LINES * 3 // 4) for _ in range(kills)):
-                    wait_until(lambda: ends(settings), moment, producer)
-                    server.kill()
-                    time.sleep(away_s)
-                    server.start()
-            assert producer.returncode == 0
+                with counter(settings) as count:
+                    for moment in sorted(rng.randrange(10, LINES // 2) for _ in range(kills)):
+                        wait_until(count, moment, producer)
+                        server.kill()
+                        time.sleep(away_s)
+                        server.start()
+                assert producer.wait(300) == 0, said(producer)
             whole = ends(settings)
-            assert wait_until(lambda: reached(folder / "house"), whole * 9 // 10, worker)
-        assert worker.returncode == 0
+            assert wait_until(lambda: reached(folder / "house"), whole * 9 // 10, worker), said(worker)
+            worker.send_signal(signal.SIGINT)
+            assert worker.wait(300) == 0, said(worker)
         tickhouse("work", "--until-drained", *options)
         assert digests(folder / "house") == expected
     finally:
