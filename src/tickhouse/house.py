@@ -14,7 +14,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
@@ -26,7 +26,7 @@ import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine, Listener
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError
-from tickhouse.follower import Followed, Follower
+from tickhouse.follower import Followed, Follower, follow_rows
 from tickhouse.history import LakeHistories
 from tickhouse.journal.base import Journal
 from tickhouse.journal.followed import FollowedRecording
@@ -40,10 +40,13 @@ from tickhouse.quality.verify import Report, verify
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.queries import Queries
+from tickhouse.serving.ring import Wanted
+from tickhouse.serving.rows import Record
 from tickhouse.settings import HouseRules, Settings
 from tickhouse.sinks.base import Sink
 from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.files import Opener
+from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES
 
 if TYPE_CHECKING:  # Kafka's client is loaded by houses that use it
@@ -303,7 +306,7 @@ class House:
             rules: Of a new one.
             beside: The house's journal is another one: the recording is only read, to be sent through that.
         """
-        sources = [build(SOURCES, name, {}) for name in names(SOURCES)]
+        sources = (build(SOURCES, name, {}) for name in names(SOURCES))
         return Recording.create_or_open(self.path / "replayed" if beside else self.path, rules, Opener(sources))
 
     def lake(self) -> Lake:
@@ -342,6 +345,39 @@ class House:
         return Work(engine, pipelines, journal, starts, sinks)
 
     # Following: reading what another process writes, as it writes it.
+
+    def stream(
+        self,
+        symbol: str | None = None,
+        interval: str | None = "1m",
+        *,
+        venue: str | None = None,
+        channel: str = "bars",
+        indicators: bool = False,
+        since: int | None = None,
+    ) -> AsyncGenerator[Record, None]:
+        """Yield rows as the house makes them: open bars in their newest state, final bars and revisions each once.
+
+        Args:
+            symbol: In any spelling; None = all.
+            interval: Of bars and indicators; None = all.
+            venue: Only this one.
+            channel: `bars`, `trades`, `indicators`, `anomalies`, `events` or `feeds`.
+            indicators: With bars: a column for each output.
+            since: UTC microseconds: first everything stored from then on, each row once.
+
+        Raises:
+            ConfigError: the symbol or the channel means nothing.
+
+        Example:
+            >>> async for bar in house.stream("BTC-USDT", "1m"):  # doctest: +SKIP
+            ...     print(bar["close"], bar["final"])
+        """
+        where, canonical = (venue, None) if symbol is None else normalise(symbol, venue)
+        of_any = symbol is None or (venue is None and ":" not in symbol)
+        per_interval = interval if channel in ("bars", "indicators") else None
+        wanted = Wanted(channel, canonical, (venue or None) if of_any else where, per_interval, indicators, since)
+        return follow_rows(self.follower, wanted)
 
     def follower(self, hub: Hub) -> Follower:
         """Return what follows this house into a hub; the house need not exist yet."""
