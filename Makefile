@@ -10,7 +10,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test browser lint bench campaign docs screenshots clean constraints
+.PHONY: help install run services test browser lint bench campaign docs screenshots clean constraints
 
 help:  ## Show these lines
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -29,7 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 run: install  ## Run the house: live trades -> bars, indicators, anomalies in ./house
 	@$(BIN)/tickhouse run
 
-test: install browser lint  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
+services: install  ## Fetch the servers that tests start (Kafka, schema registry), and check each
+	@$(BIN)/python -m tests.services
+
+test: install browser services lint  ## Lint, then every test (PYTEST_ARGS='tests/rules -q' for a part)
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 browser:
@@ -59,7 +62,7 @@ screenshots: install browser  ## Take the pictures of the dashboard from a real 
 	@$(BIN)/python docs/screenshots.py
 
 constraints: $(STAMP)  ## Pin the newest versions that fit
-	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra serve --extra dashboard --extra bench pyproject.toml -o constraints.txt
+	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra serve --extra dashboard --extra kafka --extra bench pyproject.toml -o constraints.txt
 
 clean:  ## Remove caches and the virtual environment
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .bench

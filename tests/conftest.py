@@ -1,4 +1,4 @@
-"""What every test may use: the recorded fixtures' folder, where it is present."""
+"""What every test may use: the recorded fixtures' folder, where it is present, and real servers, one of each a session."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+from tests.services.kafka import Broker
+from tests.services.maven import ServiceMissingError
+from tests.services.registry import Registry
 
 
 @pytest.hookimpl(wrapper=True)
@@ -26,3 +30,23 @@ def shared() -> Path:
     if not (path / "fixtures").is_dir():
         pytest.skip(f"no recorded fixtures at {path} (set TICKHOUSE_SHARED)")
     return path
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Generator[Broker, None, None]:
+    """A Kafka broker for topics of the tests' own; never stopped by a test."""
+    try:
+        with Broker(tmp_path_factory.mktemp("kafka")) as server:
+            yield server
+    except ServiceMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry, None, None]:
+    """A schema registry."""
+    try:
+        with Registry(tmp_path_factory.mktemp("registry")) as server:
+            yield server
+    except ServiceMissingError as error:
+        pytest.skip(str(error))

@@ -47,6 +47,7 @@ RecordDir = Annotated[
     Path | None, typer.Option("--record", help="Also keep every frame as it came in this folder; `replay` reads it.")
 ]
 Duration = Annotated[str | None, typer.Option(help="Stop after this long, e.g. 30s; default: until Ctrl-C.")]
+JournalKind = Annotated[str | None, typer.Option("--journal", help="Of a new house: sqlite (a file in it) or kafka (a topic).")]
 Host = Annotated[str | None, typer.Option(help="Where the API listens; beyond loopback every request needs a token.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 = any free one.")]
 AsChild = Annotated[bool, typer.Option("--as-child", hidden=True)]
@@ -64,6 +65,7 @@ def run(
     symbols: SymbolNames = None,
     record: RecordDir = None,
     duration: Duration = None,
+    journal: JournalKind = None,
     lateness: Lateness = None,
     host: Host = None,
     port: Port = None,
@@ -80,7 +82,7 @@ def run(
 
     from tickhouse import runs, screen
 
-    given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None}
+    given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
     settings = _settings(config, {**given, "serve.host": host, "serve.port": port})
     companions = [] if no_serve else [["serve", "--house", str(house)]]
     if companions and settings.serve.port and not no_dashboard:  # port 0: nobody knows yet where the API will be
@@ -101,6 +103,7 @@ def ingest(
     symbols: SymbolNames = None,
     record: RecordDir = None,
     duration: Duration = None,
+    journal: JournalKind = None,
     lateness: Lateness = None,
     as_child: AsChild = False,
 ) -> None:
@@ -109,9 +112,9 @@ def ingest(
 
     from tickhouse import runs
 
-    given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None}
+    given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
     settings = _childs_settings(stop) if as_child else _settings(config, given)
-    receiving = runs.IngestRun(_house(house), settings, symbols.split(",") if symbols else None, record)
+    receiving = runs.IngestRun(_house(house), settings, symbols.split(",") if symbols else None, record, stop)
     lasts_s = _seconds(duration)
     with receiving:
         print(receiving.headline, flush=True)
@@ -125,7 +128,9 @@ def work(
     house: HouseDir = DEFAULT_HOUSE,
     config: ConfigFile = None,
     duration: Duration = None,
+    journal: JournalKind = None,
     lateness: Lateness = None,
+    until_drained: Annotated[bool, typer.Option(help="End when the journal has nothing more at the moment.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Only compute: journal -> bars, indicators, anomalies in the lake, until Ctrl-C. `tickhouse ingest` fills the journal."""
@@ -133,7 +138,8 @@ def work(
 
     from tickhouse import runs
 
-    _watch(runs.WorkRun(_house(house), _settings(config, {"rules.lateness": lateness})), stop, duration, as_json=as_json)
+    settings = _settings(config, {"rules.lateness": lateness, "journal.kind": journal})
+    _watch(runs.WorkRun(_house(house), settings, stop, until_drained=until_drained), stop, duration, as_json=as_json)
 
 
 @app.command()
@@ -152,7 +158,10 @@ def replay(
     identity: Annotated[str | None, typer.Option(help="What the ids promise: contiguous, unique or none.")] = None,
     speed: Annotated[str, typer.Option(help="max, or a multiple of recorded time: 1, 10, ...")] = "max",
     lateness: Lateness = None,
-    to: Annotated[str | None, typer.Option(help="Send the recording through this journal first: sqlite.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="Send the recording through this journal: sqlite, or only into it, for `tickhouse work`: kafka."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run recorded trades through the house, as if they were live.
@@ -176,6 +185,9 @@ def replay(
     seconds = time.monotonic() - started
     if as_json:
         _print_json({**result, "seconds": round(seconds, 3), "interrupted": stop.is_set()})
+    elif to == "kafka":
+        screen.console.print(f"{result['journal']}; {result['lines']:,} lines sent in {seconds:,.1f} s", highlight=False)
+        screen.console.print(f"`tickhouse work --house {house}` makes the tables of them", highlight=False)
     else:
         screen.console.print(screen.counts_table(work.counts))
         rate = work.received_now / seconds if seconds else 0
@@ -369,7 +381,7 @@ def config_command(config: ConfigFile = None, as_json: AsJson = False) -> None:
         _print_json({key: {"value": value, "from": where} for key, value, where in found})
         return
     for key, value, where in found:
-        print(f"{key:28} {json.dumps(value):60} {where}")
+        print(f"{key:28} {json.dumps(value, default=str):60} {where}")
 
 
 @app.command()
@@ -425,7 +437,7 @@ def _watch(live: Any, stop: threading.Event, duration: str | None, *, as_json: b
                 if view is not None:
                     view.update(screen.live_view(live.board, live.counts, started), refresh=True)
     if as_json:
-        _print_json(runs.summary(live.counts, live.position))
+        _print_json({**runs.summary(live.counts, live.positions), "seconds": round(live.seconds, 3)})
     else:
         screen.console.print("committed; the balance since the house began:")
         screen.console.print(screen.counts_table(live.counts))

@@ -17,7 +17,16 @@ import pyarrow as pa
 
 from tickhouse.model import Beats, Feeds, Side, Trade, Trades
 
-__all__ = ["EMPTY_BEATS", "TradesBuilder", "concat_trades", "empty_trades", "take_trades", "text_id_key", "trade_json"]
+__all__ = [
+    "EMPTY_BEATS",
+    "TEXT_SCHEMA",
+    "TradesBuilder",
+    "concat_trades",
+    "empty_trades",
+    "take_trades",
+    "text_id_key",
+    "trade_json",
+]
 
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 _DTYPES: dict[str, type[np.generic]] = {
@@ -34,7 +43,8 @@ _DTYPES: dict[str, type[np.generic]] = {
     "offset": np.int64,
     "row": np.int32,
 }
-_TEXT_SCHEMA = pa.schema([pa.field("trade_ref", pa.string()), pa.field("conditions", pa.string())])
+TEXT_SCHEMA = pa.schema([pa.field("trade_ref", pa.string()), pa.field("conditions", pa.string())])
+"""Of `Trades.text`."""
 _SIDE_CODES: dict[Side | None, int] = {None: 0, "buy": 1, "sell": 2}
 _SIDES: tuple[Side | None, ...] = (None, "buy", "sell")
 
@@ -111,7 +121,7 @@ class TradesBuilder:
         arrays: dict[str, Any] = {name: _array(columns[name], dtype) for name, dtype in _DTYPES.items()}
         text = None
         if self._has_text:
-            text = pa.record_batch([pa.array(self._refs, pa.string()), pa.array(self._conditions, pa.string())], _TEXT_SCHEMA)
+            text = pa.record_batch([pa.array(self._refs, pa.string()), pa.array(self._conditions, pa.string())], TEXT_SCHEMA)
         self._done.append(Trades(**arrays, text=text))
         self._rows, self._refs, self._conditions, self._has_text = [], [], [], False
 
@@ -197,4 +207,4 @@ def _text_of(trades: Trades) -> pa.RecordBatch:
     if trades.text is not None:
         return trades.text
     nulls = pa.nulls(len(trades), pa.string())
-    return pa.record_batch([nulls, nulls], _TEXT_SCHEMA)
+    return pa.record_batch([nulls, nulls], TEXT_SCHEMA)

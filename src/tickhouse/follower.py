@@ -130,7 +130,7 @@ class Follower:
             history = LakeHistory(LakeTables(followed.lake), 0, _KEPT)
             pipeline = Pipeline(0, followed.rules, history, state)
             run = _Run(pipeline, history, self._hub, start, self._moved)
-            engine = self._engine = EmbeddedEngine(journal, pipeline, history, (), snapshot_every_s=None, listener=run.listen)
+            engine = self._engine = EmbeddedEngine(journal, [pipeline], history, (), snapshot_every_s=None, listener=run.listen)
             same = followed.identity == self._last_identity
             self._last_identity, self.rules, self.counts = followed.identity, followed.rules, pipeline.counts
             self._take_up(history, start)
@@ -140,7 +140,7 @@ class Follower:
             self._status, self._detail = "following", ""
             threading.Thread(target=self._watch, args=(engine, followed.identity), daemon=True).start()
             if not self._stop.is_set():
-                engine.run(start)
+                engine.run([start])
         finally:
             self._engine = None
             journal.close()
@@ -202,7 +202,7 @@ class _Look:
         self._pipeline = pipeline
 
     def __call__(self, instruments: I32 | None) -> pa.Table:
-        with self._engine.feeding:
+        with self._engine.feeding[0]:
             return self._pipeline.open_bars(instruments)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
@@ -20,7 +21,7 @@ from tickhouse.sinks.lake import LakeTables
 from tickhouse.sinks.lake_files import DataFile, date_of
 from tickhouse.tables import TABLES, TIME
 
-__all__ = ["History", "LakeHistory"]
+__all__ = ["History", "LakeHistories", "LakeHistory"]
 
 _READ_BACK = ("silver.trades", "gold.bars")
 _DAY_US = 86_400_000_000
@@ -93,9 +94,13 @@ class LakeHistory:
             with self._lock:
                 self._pending[name].append(piece)
 
-    def committed(self) -> None:
-        """See what the lake has now, and drop the rows it has: it tells its position in one version with its rows."""
-        newest = LakeTables(self._lake.path)
+    def committed(self, newest: LakeTables | None = None) -> None:
+        """See what the lake has now, and drop the rows it has: it tells its position in one version with its rows.
+
+        Args:
+            newest: The lake as of now, where that is known already.
+        """
+        newest = newest or LakeTables(self._lake.path)
         reached = {name: newest.position(name, self._partition).offset for name in self._pending}
         with self._lock:
             self._lake = newest
@@ -216,6 +221,26 @@ class LakeHistory:
                 rows = piece.rows.filter(asked & (offset >= stored))
                 parts.append(rows.select(schema.names).cast(schema))
         return pa.concat_tables(parts)
+
+
+class LakeHistories:
+    """The histories of all partitions over one lake, which is opened once a commit for all of them.
+
+    Args:
+        path: The lake's folder.
+        partitions: How many.
+    """
+
+    def __init__(self, path: Path, partitions: int) -> None:
+        self._path = path
+        self.of = [LakeHistory(LakeTables(path), partition) for partition in range(partitions)]
+        """By partition."""
+
+    def committed(self) -> None:
+        """See what the lake has now."""
+        newest = LakeTables(self._path)
+        for history in self.of:
+            history.committed(newest)  # the first one opens the tables, before other threads can ask
 
 
 def _concerns(file: DataFile, time: str, first: int, last: int, symbol: str | None) -> bool:

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
+import platform
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import polars as pl
 import pyarrow as pa
+import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine, Listener
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError
 from tickhouse.follower import Followed, Follower, follow_rows
-from tickhouse.history import LakeHistory
+from tickhouse.history import LakeHistories
 from tickhouse.journal.base import Journal
 from tickhouse.journal.followed import FollowedRecording
 from tickhouse.journal.recording import Recording
-from tickhouse.journal.sqlite import SqliteJournal
+from tickhouse.journal.sqlite import SqliteAppender, SqliteJournal
 from tickhouse.journal.sqlite_file import connect_read_only, translated
 from tickhouse.model import Position
-from tickhouse.pipeline import Pipeline
+from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.plugins import SOURCES, build, names
 from tickhouse.quality.verify import Report, verify
 from tickhouse.rules import Rules, parse_duration
@@ -38,34 +42,49 @@ from tickhouse.serving.hub import Hub
 from tickhouse.serving.queries import Queries
 from tickhouse.serving.ring import Wanted
 from tickhouse.serving.rows import Record
-from tickhouse.settings import Settings
+from tickhouse.settings import HouseRules, Settings
+from tickhouse.sinks.base import Sink
 from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.files import Opener
 from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES
 
-__all__ = ["House", "Work", "open_house", "stored_rules"]
+if TYPE_CHECKING:  # Kafka's client is loaded by houses that use it
+    from tickhouse.journal.kafka import KafkaJournal
+    from tickhouse.journal.kafka_appender import KafkaAppender
+
+__all__ = ["House", "JournalKind", "Work", "house_rules", "open_house", "stored_rules"]
+
+_log = structlog.get_logger(__name__)
 
 _VERSION = 1
 _TABLES_LOCK, _JOURNAL_LOCK = "lock", "ingest.lock"
 _OTHERWISE = "stop that one, or use another --house (reading is always possible)"
 _DYING_S = 5.0
 """How long a killed run's receiving process may take to end: it still flushes what it had received."""
-JournalKind = Literal["sqlite", "recording"]
+JournalKind = Literal["sqlite", "recording", "kafka"]
 
 
 class Work(NamedTuple):
     """A house opened for writing, ready to run."""
 
     engine: EmbeddedEngine
-    pipeline: Pipeline
+    pipelines: list[Pipeline]
+    """One a partition."""
     journal: Journal
-    start: Position
-    lake: Lake
+    starts: list[Position]
+    """Where each pipeline's snapshot was taken."""
+    sinks: list[Sink]
+
+    @property
+    def counts(self) -> Counts:
+        """The balance since the house began."""
+        return Counts.total(pipeline.counts for pipeline in self.pipelines)
 
     def close(self) -> None:
         """Release the sinks."""
-        self.lake.close()
+        for sink in self.sinks:
+            sink.close()
 
 
 class House:
@@ -102,7 +121,7 @@ class House:
             raise SchemaMismatchError(
                 f"{self.path} was written by a newer Tickhouse (format {version}, this one knows {_VERSION}); upgrade Tickhouse"
             )
-        if kind not in ("sqlite", "recording"):
+        if kind not in get_args(JournalKind):
             raise SchemaMismatchError(f"{file} names an unknown journal {kind!r}")
         return kind  # type: ignore[no-any-return]  # checked just above; JSON has no types
 
@@ -233,6 +252,8 @@ class House:
             hint = (
                 "`tickhouse replay FILES` adds recordings to it; for a live house use another --house"
                 if have == "recording"
+                else "its topic is that of [kafka]; leave --journal out, or use another --house"
+                if have == "kafka"
                 else "it is a live house; for recordings use another --house, or `tickhouse replay --to sqlite` "
                 "to send them through its journal"
             )
@@ -245,6 +266,38 @@ class House:
     def sqlite(self, rules: Rules, settings: Settings) -> SqliteJournal:
         """Return the live journal of this house; hold it for writing first."""
         return SqliteJournal.create_or_open(self.journal_path, rules, sync=settings.journal.sync)
+
+    def live_kind(self, settings: Settings) -> JournalKind:
+        """Return which journal a live run of this house uses: its own, or that of the settings where it is new."""
+        return "kafka" if self.kind == "kafka" else settings.journal.kind
+
+    def live(self, settings: Settings, give_up: threading.Event | None = None) -> SqliteJournal | KafkaJournal:
+        """Return the live journal of this house; hold it for writing or appending first.
+
+        Args:
+            settings: All of them.
+            give_up: Set = stop waiting for a broker.
+        """
+        if self.live_kind(settings) == "sqlite":
+            return self.sqlite(house_rules(self, settings), settings)
+        from tickhouse.journal.kafka import KafkaJournal
+
+        asked = settings.rules.rules() if settings.rules != HouseRules() else None
+        return KafkaJournal.create_or_open(self.journal_path, settings.kafka, asked, give_up)
+
+    def appender(self, journal: SqliteJournal | KafkaJournal) -> SqliteAppender | KafkaAppender:
+        """Return the one writer of this house's live journal; hold the house for appending first."""
+        if not isinstance(journal, SqliteJournal):
+            return journal.appender(self._holder())
+        highest = self.highest_offset()
+        if highest > journal.next_offset():
+            # A power cut or a torn file: `verify` will name the rows that rest on records which are gone.
+            _log.warning("journal_behind_tables", journal=journal.next_offset(), tables=highest)
+        return journal.appender(at_least=highest)
+
+    def _holder(self) -> str:
+        """Return the name under which this house writes to Kafka: another house, or another host, has another."""
+        return f"{platform.node()}-{hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:8]}"
 
     def recording(self, rules: Rules, *, beside: bool = False) -> Recording:
         """Return the recording journal of this house; hold it for writing first.
@@ -264,25 +317,32 @@ class House:
         self, journal: Journal, rules: Rules, settings: Settings, listener: Listener | None = None, *, pace_s: float = 0.0
     ) -> Work:
         """Return the engine over a journal of this house, where the last run left off; see `EmbeddedEngine`."""
-        checkpoint = journal.checkpoint(0)
-        start, state = checkpoint if checkpoint is not None else (Position(), None)
         lake = self.lake()
-        if min(lake.positions(0).values()).offset < start.offset:
-            # A table lost what it had: from the journal's beginning on, it is filled again, and the others skip what they have.
-            start, state = Position(), None
-        history = LakeHistory(LakeTables(self.lake_path), 0)
-        pipeline = Pipeline(0, rules, history, state)
+        histories = LakeHistories(self.lake_path, journal.partitions)
+        pipelines, starts = [], []
+        for partition, history in enumerate(histories.of):
+            start, state = journal.checkpoint(partition) or (Position(), None)
+            if min(lake.positions(partition).values()).offset < start.offset:
+                # A table lost what it had: it is filled again from the journal's beginning on, the others skip what they have.
+                start, state = Position(), None
+            pipelines.append(Pipeline(partition, rules, history, state))
+            starts.append(start)
+        sinks: list[Sink] = [lake]
+        if settings.kafka.publish:
+            from tickhouse.journal.kafka_publisher import KafkaPublisher
+
+            sinks.append(KafkaPublisher(settings.kafka, journal.partitions, self._holder(), starts))
         engine = EmbeddedEngine(
             journal,
-            pipeline,
-            history,
-            [lake],
+            pipelines,
+            histories,
+            sinks,
             commit_every_s=parse_duration(settings.engine.commit_every) / 1e6,
             snapshot_every_s=parse_duration(settings.engine.snapshot_every) / 1e6,
             listener=listener,
             pace_s=pace_s,
         )
-        return Work(engine, pipeline, journal, start, lake)
+        return Work(engine, pipelines, journal, starts, sinks)
 
     # Following: reading what another process writes, as it writes it.
 
@@ -335,6 +395,8 @@ class House:
         if kind is None or identity is None or rules is None:
             return None
         journal: Journal
+        if kind == "kafka":
+            raise ConfigError(f"{self.path} is worked off from a topic: its tables can be read, it cannot be followed live yet")
         if kind == "sqlite":
             journal = SqliteJournal.open(self.journal_path, read_only=True)
         else:
@@ -360,10 +422,27 @@ class House:
         lake = LakeTables(self.lake_path)
         return max(lake.position(name).offset for name in TABLES)
 
-    def snapshot_offset(self) -> int:
-        """Return where the newest stored snapshot was taken: every table had reached it; 0 where there is none."""
-        row = _peek(self.journal_path, "SELECT max(offset) FROM checkpoints") if self.journal_path.exists() else None
+    def partitions(self) -> int:
+        """Return the number of partitions of the house's journal; it never changes."""
+        if self.kind != "kafka" or not self.journal_path.exists():
+            return 1
+        row = _peek(self.journal_path, "SELECT value FROM meta WHERE key = 'partitions'")
+        return int(row[0]) if row else 1
+
+    def snapshot_offset(self, partition: int = 0) -> int:
+        """Return where a partition's newest stored snapshot was taken: every table had reached it; 0 where there is none."""
+        if not self.journal_path.exists():
+            return 0
+        one = f" WHERE partition = {partition:d}" if self.kind != "sqlite" else ""
+        row = _peek(self.journal_path, f"SELECT max(offset) FROM checkpoints{one}")
         return int(row[0] or 0) if row else 0
+
+
+def house_rules(house: House, settings: Settings) -> Rules:
+    """Return the rules to run with: those asked for, else those the house has, else the defaults."""
+    if settings.rules != HouseRules():
+        return settings.rules.rules()
+    return house.stored_rules() or Rules()
 
 
 def stored_rules(journal: Path) -> Rules | None:
@@ -413,7 +492,8 @@ class _Stored:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._snapshot = house.snapshot_offset()  # before the tables are looked at: a writer moves them first
+        # Before the tables are looked at: a writer moves them first.
+        self._snapshots = [house.snapshot_offset(partition) for partition in range(house.partitions())]
         self._lake = LakeTables(house.lake_path)
 
     def rules(self) -> Rules:
@@ -425,7 +505,7 @@ class _Stored:
 
     def partitions(self) -> int:
         """Return the number of partitions."""
-        return 1
+        return len(self._snapshots)
 
     def position(self, partition: int) -> Position:
         """Return the smallest position over the tables.
@@ -434,9 +514,10 @@ class _Stored:
             LogCorruptError: a table has lost rows that it had.
         """
         position, name = min((self._lake.position(name, partition), name) for name in TABLES)
-        if position.offset < self._snapshot:
+        snapshot = self._snapshots[partition]
+        if position.offset < snapshot:
             raise LogCorruptError(
-                f"{name} reaches record {position.offset} only, though it had reached {self._snapshot}: rows were lost; "
+                f"{name} reaches record {position.offset} only, though it had reached {snapshot}: rows were lost; "
                 "the next `tickhouse run` or `replay` fills it again from the journal, or restore the lake from a backup"
             )
         return position

@@ -6,8 +6,8 @@ gives the same rows for the same journal however it is cut into batches, killed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import msgspec
 import numpy as np
@@ -48,6 +48,18 @@ class Counts:
     def received(self) -> int:
         """Trades and rejected messages together."""
         return self.accepted + self.duplicate + sum(self.rejected.values())
+
+    @classmethod
+    def total(cls, parts: Iterable[Counts]) -> Counts:
+        """Return the balance of several partitions together."""
+        together = cls()
+        for part in parts:
+            for field_ in fields(cls):
+                if field_.name != "rejected":
+                    setattr(together, field_.name, getattr(together, field_.name) + getattr(part, field_.name))
+            for reason, count in list(part.rejected.items()):
+                together.reject(reason, count)
+        return together
 
     def reject(self, reason: str, count: int = 1) -> None:
         """Count rejected records by reason."""
@@ -154,8 +166,10 @@ class Pipeline:
         refused = [(record, _clock_at(batch, before, record.offset, record.row)) for record in batch.rejected]
         if refused or judged:
             pieces.append(("bronze.rejected", rows.rejected(self.partition, refused, judged)))
-        if batch.events:
-            seen = [(event, _clock_at(batch, before, event.offset, event.row)) for event in batch.events]
+        # What concerns no symbol, the rules above all, may stand in every partition; it is told once.
+        told = [event for event in batch.events if self.partition == 0 or event.symbol is not None]
+        if told:
+            seen = [(event, _clock_at(batch, before, event.offset, event.row)) for event in told]
             pieces.append(("bronze.events", rows.events(self.partition, seen)))
         for record, _ in refused:
             self.counts.reject(record.reason)

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, field_validator
 
 from tickhouse.errors import ConfigError
 from tickhouse.rules import DEFAULT_INDICATORS, Rules, parse_duration
@@ -20,6 +20,7 @@ __all__ = [
     "Engine",
     "HouseRules",
     "JournalSettings",
+    "KafkaSettings",
     "LakeSettings",
     "ServeSettings",
     "Settings",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 ENV_PREFIX = "TICKHOUSE_"
+_WELL_KNOWN = {"KAFKA_SERVER": "kafka.servers", "KAFKA_TOPIC": "kafka.topic"}
+"""Names that others' tools use as well; ours, where both are set, win."""
 _NOT_SETTINGS = {"TICKHOUSE_HOUSE", "TICKHOUSE_CONFIG", "TICKHOUSE_SHARED"}
 
 
@@ -74,6 +77,8 @@ class HouseRules(_Section):
 class JournalSettings(_Section):
     """The durable log of what was received."""
 
+    kind: Literal["sqlite", "kafka"] = "sqlite"
+    """Of a new house: `sqlite`, a file in it, or `kafka`, a topic; see [kafka]."""
     sync: Literal["normal", "full"] = "normal"
     """`normal` survives a killed process; `full` also a power cut, at one disk flush a commit."""
     keep: str = "1d"
@@ -84,6 +89,54 @@ class JournalSettings(_Section):
     def _is_duration(cls, value: str) -> str:
         parse_duration(value)
         return value
+
+
+class KafkaSettings(_Section):
+    """The topic that is the journal of a house of kind `kafka`."""
+
+    servers: str = "127.0.0.1:9092"
+    """Brokers to begin with, host:port separated by commas. KAFKA_SERVER sets it, too."""
+    topic: str = "stock-ticks"
+    """The topic; made where it is missing. KAFKA_TOPIC sets it, too."""
+    form: Literal["json", "avro", "arrow"] = "json"
+    """How trades are written: `json`, one readable message each; `avro`, the same with a schema registry; `arrow`, batches."""
+    partitions: int = Field(default=4, ge=1, le=10_000)
+    """Of a new topic. They are never changed in place: a house keeps the number its topic was made with."""
+    replication: int = Field(default=1, ge=1)
+    """Copies that a new topic keeps of each message."""
+    retention: str = "7d"
+    """How long a new topic keeps messages."""
+    registry: str | None = None
+    """URL of the schema registry (Confluent's API), for `avro`."""
+    publish: tuple[str, ...] = ()
+    """Tables whose rows are also published, each to a topic of its own, e.g. ["gold.bars", "gold.anomalies"]."""
+    prefix: str = "tickhouse."
+    """Before the table's name in the names of those topics."""
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    """How to talk to the brokers."""
+    sasl_mechanism: str = "SCRAM-SHA-512"
+    """Where `security` has SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER."""
+    username: str | None = None
+    """For SASL."""
+    password: SecretStr | None = None
+    """For SASL; better in the environment: TICKHOUSE_KAFKA__PASSWORD."""
+    ca_file: str | None = None
+    """Certificates to trust, PEM; default: the system's."""
+    certificate_file: str | None = None
+    """The client's own certificate, PEM, where brokers ask for one."""
+    key_file: str | None = None
+    """Its private key."""
+
+    @field_validator("retention")
+    @classmethod
+    def _is_duration(cls, value: str) -> str:
+        parse_duration(value)
+        return value
+
+    @field_serializer("password", when_used="json")
+    def _for_a_child(self, value: SecretStr | None) -> str | None:
+        """Processes of the house hand settings on as JSON, by a pipe; shown anywhere else it is masked."""
+        return value.get_secret_value() if value is not None else None
 
 
 class LakeSettings(_Section):
@@ -139,6 +192,7 @@ class Settings(_Section):
 
     rules: HouseRules = HouseRules()
     journal: JournalSettings = JournalSettings()
+    kafka: KafkaSettings = KafkaSettings()
     lake: LakeSettings = LakeSettings()
     engine: Engine = Engine()
     sources: Sources = Sources()
@@ -201,7 +255,9 @@ def _from_file(file: Path | None) -> list[tuple[str, Any, str]]:
 
 
 def _from_environment() -> list[tuple[str, Any, str]]:
-    found = []
+    found: list[tuple[str, Any, str]] = [
+        (key, os.environ[name], name) for name, key in _WELL_KNOWN.items() if os.environ.get(name)
+    ]
     for name, value in sorted(os.environ.items()):
         if not name.startswith(ENV_PREFIX) or name in _NOT_SETTINGS or "__" not in name:
             continue

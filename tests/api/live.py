@@ -74,7 +74,7 @@ class LiveHouse:
                 stack.enter_context(self.house.writing("sqlite"))
                 self.work = work = self.house.work(journal, self._rules, self._settings)
                 stack.callback(work.close)
-                engine = threading.Thread(target=work.engine.run, args=(work.start,), daemon=True)
+                engine = threading.Thread(target=work.engine.run, args=(work.starts,), daemon=True)
                 engine.start()
                 stack.callback(engine.join)
                 stack.callback(work.engine.finish, 30.0)

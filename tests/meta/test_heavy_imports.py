@@ -12,13 +12,15 @@ import tickhouse
 SOURCE = Path(tickhouse.__file__).parent
 PLACES = {
     "aiohttp": ("sources", "serving/dashboard/relay"),
+    "confluent_kafka": ("journal/kafka",),
     "deltalake": ("sinks",),
+    "fastavro": ("journal/kafka_avro",),
     "fastapi": ("api",),
     "prometheus_client": ("telemetry",),
     "starlette": ("api", "serving/dashboard"),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
-    "numba": ("kernel", "sources/scanner", "journal/heartbeats", "upkeep"),
+    "numba": ("kernel", "scanning", "journal/kafka_scan", "sources/scanner", "journal/heartbeats", "upkeep"),
     "streamlit": ("serving/dashboard",),
     "talib": ("indicators", "indicator_specs", "quality"),
     "typer": ("cli",),

@@ -1,7 +1,8 @@
-"""The embedded engine: one pipeline in one process, its rows group-committed to every sink by a second thread.
+"""The embedded engine: a pipeline for each partition in one process, their rows group-committed to every sink by one thread.
 
-The loop takes whatever has arrived, feeds it, hands the outputs out at once, and passes them on to the writer; it never waits
-for a timer. A slow sink fills the writer's bounded queue and so slows the reading of the journal, never the receiving.
+Each partition has a loop that takes whatever has arrived, feeds it, hands the outputs out at once, and passes them on to the
+writer; it never waits for a timer. A slow sink fills the writer's bounded queue and so slows the reading of the journal, never
+the receiving.
 """
 
 from __future__ import annotations
@@ -11,24 +12,23 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from tickhouse.errors import TickhouseError, TransientError
-from tickhouse.history import History
 from tickhouse.journal.base import Journal, Reader
 from tickhouse.model import MAX_MESSAGE_ROWS, Batch, Position
 from tickhouse.pipeline import Pipeline
 from tickhouse.sinks.base import Outputs, Sink
 from tickhouse.telemetry import timer
 
-__all__ = ["EmbeddedEngine", "Listener"]
+__all__ = ["Committed", "EmbeddedEngine", "Listener"]
 
 _log = structlog.get_logger(__name__)
 
 Listener = Callable[[Batch, Outputs], None]
-"""Called in the engine's thread with each batch and what it became, before any sink has it."""
+"""Called in a thread of the engine with each batch and what it became, before any sink has it."""
 
 _COMMIT_ROWS = 1_000_000
 _QUEUED_ROWS = 400_000
@@ -37,32 +37,41 @@ _BEHIND_ROWS = MAX_MESSAGE_ROWS // 2
 _RETRIES = 5
 
 
+class Committed(Protocol):
+    """Whoever reads back what the sinks have."""
+
+    def committed(self) -> None:
+        """Learn that the sinks have more."""
+        ...
+
+
 class _Snapshot(NamedTuple):
+    partition: int
     position: Position
     state: bytes
 
 
 class EmbeddedEngine:
-    """Runs one partition of a journal through its pipeline into sinks.
+    """Runs the partitions of a journal through their pipelines into sinks.
 
     Args:
         journal: Where batches come from, and where snapshots are kept.
-        pipeline: At the position of its snapshot.
-        history: What the pipeline reads back; told what is committed.
+        pipelines: One a partition, each at the position of its snapshot.
+        history: What the pipelines read back; told what is committed.
         sinks: Each has its own positions.
         commit_every_s: How often rows become visible.
         snapshot_every_s: How often the state is stored; also at the end. None = never: the engine follows a house that
             another process writes, has no sinks and changes nothing.
-        listener: Sees every batch and its outputs at once.
-        pace_s: Shortest time between two batches of a journal that is not behind. A batch costs the same for one trade as for
-            a hundred, so whoever only fills tables takes larger ones.
+        listener: Sees every batch and its outputs at once; one at a time, whatever the number of partitions.
+        pace_s: Shortest time between two batches of a partition that is not behind. A batch costs the same for one trade as
+            for a hundred, so whoever only fills tables takes larger ones.
     """
 
     def __init__(
         self,
         journal: Journal,
-        pipeline: Pipeline,
-        history: History,
+        pipelines: Sequence[Pipeline],
+        history: Committed,
         sinks: Sequence[Sink],
         *,
         commit_every_s: float = 1.0,
@@ -72,17 +81,18 @@ class EmbeddedEngine:
     ) -> None:
         self._pace_s = pace_s
         self._journal = journal
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._listener = listener
+        self._listening = threading.Lock()
         self._snapshot_every_s = snapshot_every_s
-        self._writer = _Writer(journal, history, sinks, pipeline.partition, commit_every_s)
+        self._writer = _Writer(journal, history, sinks, commit_every_s)
         self._until = math.inf
         self._finishing = False
         self._asked = threading.Event()
-        self.feeding = threading.Lock()
-        """Held while the pipeline works, for those who look into it from another thread."""
-        self.reader: Reader | None = None
-        """While running: for those who show how far it has come."""
+        self.feeding = [threading.Lock() for _ in pipelines]
+        """Each is held while that pipeline works, for those who look into it from another thread."""
+        self.readers: list[Reader] = []
+        """While running, one a partition: for those who show how far it has come."""
 
     def stop(self) -> None:
         """Ask `run` to commit, store its state and return; from any thread."""
@@ -95,52 +105,88 @@ class EmbeddedEngine:
         self._finishing = True
         self._asked.set()
 
-    def run(self, start: Position, *, until_drained: bool = False) -> Position:
-        """Work from `start` until the journal is exhausted or `stop` is called; return the position reached and committed.
+    def run(self, starts: Sequence[Position], *, until_drained: bool = False) -> list[Position]:
+        """Work until the journal is exhausted or `stop` is called; return the positions reached and committed, by partition.
 
         Args:
-            start: Where the pipeline's snapshot was taken.
+            starts: Where each pipeline's snapshot was taken.
             until_drained: Also end when a live journal has nothing more at the moment.
 
         Raises:
-            TickhouseError: what stopped a sink; everything committed before stays.
+            TickhouseError: what stopped a pipeline or a sink; everything committed before stays.
         """
-        position, stored = start, start
-        reader = self.reader = self._journal.reader(self._pipeline.partition, start.offset, self._pipeline.feeds)
-        self._writer.start()
+        self._finishing = self._finishing or until_drained
         try:
-            due = self._next_snapshot()
-            while time.monotonic() < self._until:
-                batch = reader.read(_READ_TIMEOUT_S)
-                if batch is not None:
-                    position = self._work(batch)
-                    if self._pace_s and len(batch.trades) < _BEHIND_ROWS:
-                        self._asked.wait(self._pace_s)
-                elif until_drained or self._finishing or reader.exhausted:
-                    break
-                if time.monotonic() >= due and position != stored:
-                    self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
-                    stored, due = position, self._next_snapshot()
-            if position != stored and self._snapshot_every_s is not None:
-                self._writer.put(_Snapshot(position, self._pipeline.snapshot()))
+            for pipeline, start in zip(self._pipelines, starts, strict=True):
+                self.readers.append(self._journal.reader(pipeline.partition, start.offset, pipeline.feeds))
+            self._writer.start()
+            reached = _at_once(self._partition, list(starts), self.stop)
             self._writer.finish()
         except BaseException:
             self._writer.abandon()
             raise
         finally:
-            reader.close()
+            for reader in self.readers:
+                reader.close()
+        return reached
+
+    def _partition(self, number: int, start: Position) -> Position:
+        """Run one partition: the loop that everything else serves."""
+        pipeline, reader = self._pipelines[number], self.readers[number]
+        position, stored, due = start, start, self._next_snapshot()
+        while time.monotonic() < self._until:
+            batch = reader.read(_READ_TIMEOUT_S)
+            if batch is not None:
+                position = self._feed(number, batch)
+                if self._pace_s and len(batch.trades) < _BEHIND_ROWS and reader.drained and not self._finishing:
+                    self._asked.wait(self._pace_s)
+            elif reader.exhausted or (self._finishing and reader.drained):
+                break
+            if time.monotonic() >= due and position != stored:
+                self._writer.put(_Snapshot(pipeline.partition, position, pipeline.snapshot()))
+                stored, due = position, self._next_snapshot()
+        if position != stored and self._snapshot_every_s is not None:
+            self._writer.put(_Snapshot(pipeline.partition, position, pipeline.snapshot()))
         return position
 
     def _next_snapshot(self) -> float:
-        return float("inf") if self._snapshot_every_s is None else time.monotonic() + self._snapshot_every_s
+        return math.inf if self._snapshot_every_s is None else time.monotonic() + self._snapshot_every_s
 
-    def _work(self, batch: Batch) -> Position:
-        with self.feeding:
-            outputs = self._pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
+    def _feed(self, number: int, batch: Batch) -> Position:
+        with self.feeding[number]:
+            outputs = self._pipelines[number].feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
         if self._listener is not None:
-            self._listener(batch, outputs)
+            with self._listening:
+                self._listener(batch, outputs)
         self._writer.put(outputs)
         return outputs.position
+
+
+def _at_once(work: Callable[[int, Position], Position], starts: list[Position], stop: Callable[[], None]) -> list[Position]:
+    """Run `work` for each partition, in a thread each where there are several; raise the first error, after all ended."""
+    if len(starts) == 1:
+        return [work(0, starts[0])]
+    reached: dict[int, Position] = {}
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            reached[number] = work(number, starts[number])
+        except BaseException as error:  # noqa: BLE001  a thread's boundary: raised again below
+            errors.append(error)
+            stop()
+
+    threads = [
+        threading.Thread(target=guarded, args=(number,), name=f"tickhouse-partition-{number}", daemon=True)
+        for number in range(len(starts))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [reached[number] for number in range(len(starts))]
 
 
 class _Handover(queue.Queue[Outputs | _Snapshot | None]):
@@ -171,13 +217,10 @@ def _rows(item: Outputs | _Snapshot | None) -> int:
 class _Writer:
     """The second thread: writes outputs to the sinks, commits them in groups, stores snapshots once every table is there."""
 
-    def __init__(
-        self, journal: Journal, history: History, sinks: Sequence[Sink], partition: int, commit_every_s: float
-    ) -> None:
+    def __init__(self, journal: Journal, history: Committed, sinks: Sequence[Sink], commit_every_s: float) -> None:
         self._journal = journal
         self._history = history
         self._sinks = sinks
-        self._partition = partition
         self._commit_every_s = commit_every_s
         self._queue = _Handover(_QUEUED_ROWS)
         self._error: BaseException | None = None
@@ -236,7 +279,7 @@ class _Writer:
                 return
             if isinstance(item, _Snapshot):
                 self._commit(everything=True)
-                self._journal.store_checkpoint(self._partition, item.position, item.state)
+                self._journal.store_checkpoint(*item)
                 waiting_rows = 0
                 continue
             if not waiting_rows:

@@ -29,6 +29,11 @@ class Reader(Protocol):
         """True once the end of a finite journal (a recording) was read; a live one never is."""
         ...
 
+    @property
+    def drained(self) -> bool:
+        """True where nothing more is there at the moment; asked when `read` gave nothing."""
+        ...
+
     def close(self) -> None:
         """Release what the reader holds."""
         ...

@@ -102,15 +102,15 @@ def decode_rejected(payload: bytes, offset: int) -> Rejected:
     return msgspec.structs.replace(_REJECTED.decode(payload), offset=offset, row=0)
 
 
-def bounded(rejected: Rejected) -> Rejected:
-    """Return `rejected` with its length, and with no more than MAX_PAYLOAD_BYTES of payload (then with the sha256 of all)."""
+def bounded(rejected: Rejected, most: int = MAX_PAYLOAD_BYTES) -> Rejected:
+    """Return `rejected` with its length, and with no more than `most` bytes of payload (then with the sha256 of all)."""
     length = len(rejected.payload)
-    if length <= MAX_PAYLOAD_BYTES:
+    if length <= most:
         return rejected if rejected.length else msgspec.structs.replace(rejected, length=length)
     digest = hashlib.sha256(rejected.payload).hexdigest()
     return msgspec.structs.replace(
         rejected,
-        payload=rejected.payload[:MAX_PAYLOAD_BYTES],
+        payload=rejected.payload[:most],
         length=rejected.length or length,
         sha256=rejected.sha256 or digest,
     )

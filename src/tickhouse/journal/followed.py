@@ -62,6 +62,8 @@ class FollowedReader:
     """Reads on as the tables come on; see `FollowedRecording`."""
 
     exhausted = False
+    drained = True
+    """When `read` gives nothing, the tables have reached nothing more."""
 
     def __init__(self, recording: Recording, reached: Callable[[], int], partition: int, start: int, feeds: Feeds) -> None:
         self._recording = recording

@@ -59,6 +59,11 @@ class PacedReader:
         """How far the wrapped reader has come, where it says so."""
         return getattr(self._reader, "progress", None)
 
+    @property
+    def drained(self) -> bool:
+        """True where nothing more is there, nor held back."""
+        return self._reader.drained and not self._pieces
+
     def close(self) -> None:
         """Close the wrapped reader."""
         self._reader.close()

@@ -97,6 +97,11 @@ class Recording:
             ).fetchall()
         return [_entry(*row) for row in rows]
 
+    def name(self) -> str:
+        """Return what tells this list of files from another: a digest of the first file, the same wherever the list is made."""
+        files = self.files()
+        return files[0].sha256[:12] if files else ""
+
     def add_files(self, paths: Iterable[Path], options: FileOptions | None = None) -> list[Path]:
         """Put files at the end of the list; return those that it has already, which are not added again.
 

@@ -154,6 +154,11 @@ class RecordingReader:
         return self._exhausted
 
     @property
+    def drained(self) -> bool:
+        """True once the end was read."""
+        return self._exhausted
+
+    @property
     def progress(self) -> Progress:
         """How far reading has come."""
         current = 0 if self._file is None else self._file.bytes_read

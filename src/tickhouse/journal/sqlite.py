@@ -57,6 +57,8 @@ _BATCH_BYTES = 32 << 20
 _PRUNE_MESSAGES = 1_000
 _WAL_BYTES = 64 << 20
 
+_TRANSFER = "transfer"
+
 _Message = tuple[int, int, int, int, int, Any]
 """A row of `messages`."""
 
@@ -277,6 +279,18 @@ class SqliteAppender:
         self._ignored += count
         self._counters["ignored"] += count
 
+    def resume(self, recording: str) -> int:  # noqa: ARG002  (a house has one list of recordings)
+        """Return the line of its recording from which a killed transfer goes on."""
+        row = self._connection.execute("SELECT value FROM marks WHERE name = ?", (_TRANSFER,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def place(self, line: int, row: int) -> None:
+        """Take note of nothing: a flush is whole, so `reached` says enough."""
+
+    def reached(self, line: int) -> None:
+        """Store with the next flush how far a transfer has come."""
+        self.set_mark(_TRANSFER, str(line))
+
     def set_mark(self, name: str, value: str) -> None:
         """Store a mark in the transaction of the next flush: how far a producer has come, for its next life."""
         self._marks[name] = value
@@ -354,6 +368,8 @@ class SqliteReader:
     """Reads the journal forward from an offset; several small messages make one batch."""
 
     exhausted = False
+    drained = True
+    """When `read` gives nothing, nothing is there."""
 
     def __init__(self, file: Path, start: int, feeds: Feeds, *, read_only: bool = False) -> None:
         self._file = file

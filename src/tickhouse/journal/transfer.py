@@ -1,7 +1,7 @@
-"""Sends one journal's records through another: `replay --to sqlite` puts a recording into a live house's journal.
+"""Sends one journal's records through another: `replay --to sqlite` or `--to kafka` puts a recording into a live journal.
 
-The records keep their order and their heartbeats, so the tables come out the same. How far it came is stored in the same
-transaction as the records: a killed transfer goes on after the last one.
+The records keep their order and their heartbeats, so the tables come out the same. How far it came is stored with the records:
+a killed transfer goes on after the last one (in a topic, after the last one of each partition).
 """
 
 from __future__ import annotations
@@ -14,50 +14,86 @@ import numpy as np
 
 from tickhouse.columns import take_trades
 from tickhouse.journal.recording import Recording
-from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.model import Batch, Event, Feeds, Rejected, Trades
 
-__all__ = ["transfer"]
+__all__ = ["Target", "transfer"]
 
-_MARK = "transfer"
+_AFTER_ALL_ROWS = 1 << 31
 
 
-class _Target(Protocol):
-    def columns(self, trades: Trades, feeds: Feeds) -> None: ...
-    def rejected(self, rejected: Rejected) -> None: ...
-    def event(self, event: Event) -> None: ...
-    def heartbeat(self, clock: int) -> None: ...
-    def ignored(self, count: int) -> None: ...
+class Target(Protocol):
+    """The writer of the other journal."""
+
+    def resume(self, recording: str) -> int:
+        """Say which recording is sent; return the line to begin with."""
+        ...
+
+    def place(self, line: int, row: int) -> None:
+        """Say where in the recording the next record stands; trades in columns say it themselves."""
+        ...
+
+    def columns(self, trades: Trades, feeds: Feeds) -> None:
+        """Append trades with feed codes of `feeds`; their offsets and rows are their places."""
+        ...
+
+    def rejected(self, rejected: Rejected) -> None:
+        """Append a payload that became no trade."""
+        ...
+
+    def event(self, event: Event) -> None:
+        """Append a feed event."""
+        ...
+
+    def heartbeat(self, clock: int) -> None:
+        """Append a heartbeat."""
+        ...
+
+    def ignored(self, count: int) -> None:
+        """Count documented messages that are not taken."""
+        ...
+
+    def reached(self, line: int) -> None:
+        """Say that every line below this one was appended; called before each flush."""
+        ...
+
+    def flush(self) -> None:
+        """Make everything appended durable."""
+        ...
+
+    def close(self) -> None:
+        """Flush and release."""
+        ...
 
 
 def transfer(
-    recording: Recording, journal: SqliteJournal, stop: threading.Event, progress: Callable[[float, float], None] | None
+    recording: Recording, target: Target, stop: threading.Event, progress: Callable[[float, float], None] | None
 ) -> int:
-    """Append what the journal does not have of the recording yet; return the line reached."""
+    """Append what the target does not have of the recording yet, and close it; return the line reached."""
     feeds = Feeds()
-    line = int(journal.mark(_MARK) or 0)
-    reader = recording.reader(0, line, feeds)
-    appender = journal.appender()
     try:
-        while not stop.is_set():
-            batch = reader.read(0.0)
-            if batch is None:
-                if reader.exhausted:
-                    break
-                continue
-            _append(batch, feeds, appender)
-            line = batch.next_offset
-            appender.set_mark(_MARK, str(line))
-            appender.flush()
-            if progress is not None:
-                progress(reader.progress.bytes_read, reader.progress.bytes_total)
+        line = target.resume(recording.name())
+        reader = recording.reader(0, line, feeds)
+        try:
+            while not stop.is_set():
+                batch = reader.read(0.0)
+                if batch is None:
+                    if reader.exhausted:
+                        break
+                    continue
+                _append(batch, feeds, target)
+                line = batch.next_offset
+                target.reached(line)
+                target.flush()
+                if progress is not None:
+                    progress(reader.progress.bytes_read, reader.progress.bytes_total)
+        finally:
+            reader.close()
     finally:
-        reader.close()
-        appender.close()
+        target.close()
     return line
 
 
-def _append(batch: Batch, feeds: Feeds, target: _Target) -> None:
+def _append(batch: Batch, feeds: Feeds, target: Target) -> None:
     """Append a batch record by record where order matters: trades between two heartbeats or events go as one piece."""
     beats = batch.beats
     columns = (beats.offset.tolist(), beats.row.tolist(), beats.at.tolist(), beats.clock.tolist())
@@ -68,11 +104,11 @@ def _append(batch: Batch, feeds: Feeds, target: _Target) -> None:
     points += [((record.offset, record.row), -1, record) for record in batch.rejected]
     points.sort(key=lambda point: point[0])
     done = 0
-    target.ignored(batch.ignored)
-    for _, at, what in points:
+    for place, at, what in points:
         if at > done:
             target.columns(take_trades(batch.trades, np.arange(done, at, dtype=np.int64)), feeds)
             done = at
+        target.place(*place)
         if isinstance(what, Event):
             target.event(what)
         elif isinstance(what, Rejected):
@@ -82,3 +118,6 @@ def _append(batch: Batch, feeds: Feeds, target: _Target) -> None:
             target.heartbeat(what)
     if done < len(batch.trades):
         target.columns(take_trades(batch.trades, np.arange(done, len(batch.trades), dtype=np.int64)), feeds)
+    if batch.ignored:
+        target.place(batch.next_offset - 1, _AFTER_ALL_ROWS)
+        target.ignored(batch.ignored)

@@ -17,8 +17,8 @@ from tickhouse.errors import TickhouseError
 from tickhouse.house import House
 from tickhouse.ingest import Ingest
 from tickhouse.journal.frames import FrameRecorder
+from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.plugins import SOURCES, build, load
-from tickhouse.runs.work import house_rules
 from tickhouse.settings import Settings
 from tickhouse.sources.base import Source
 from tickhouse.telemetry import share_metrics
@@ -39,12 +39,19 @@ class IngestRun:
         settings: All of them.
         symbols: Instead of those a source takes by itself.
         record: Also keep every frame here.
+        give_up: Set = stop waiting for a broker.
     """
 
     def __init__(
-        self, house: House, settings: Settings, symbols: Sequence[str] | None = None, record: Path | None = None
+        self,
+        house: House,
+        settings: Settings,
+        symbols: Sequence[str] | None = None,
+        record: Path | None = None,
+        give_up: threading.Event | None = None,
     ) -> None:
         self._house = house
+        self._give_up = give_up
         self._settings = settings
         self._record = record
         self._sources, names, why = _choose(settings, symbols)
@@ -59,24 +66,17 @@ class IngestRun:
 
     def __enter__(self) -> Self:
         with self._stack as stack:
-            stack.enter_context(self._house.appending("sqlite"))
+            stack.enter_context(self._house.appending(self._house.live_kind(self._settings)))
             share_metrics(self._house.path)
-            journal = self._house.sqlite(house_rules(self._house, self._settings), self._settings)
+            journal = self._house.live(self._settings, self._give_up)
             stack.callback(journal.close)
-            highest = self._house.highest_offset()
-            if highest > journal.next_offset():
-                # A power cut or a torn file: `verify` will name the rows that rest on records which are gone.
-                _log.warning("journal_behind_tables", journal=journal.next_offset(), tables=highest)
-            appender = journal.appender(at_least=highest)
+            appender = self._house.appender(journal)
             stack.callback(appender.close)
             recorder = stack.enter_context(FrameRecorder(self._record)) if self._record else None
-            leaving = threading.Event()
-            upkeep = threading.Thread(target=_maintain, args=(journal.maintain, leaving), name="journal-upkeep", daemon=True)
-            stack.callback(upkeep.join)
-            stack.callback(leaving.set)
             self._ingest = Ingest(self._sources, appender, SystemClock(), last_clock=journal.last_clock(), recorder=recorder)
             self._ingest.start()
-            upkeep.start()
+            if isinstance(journal, SqliteJournal):
+                _keep_up(journal.maintain, stack)
             self._stack = stack.pop_all()
         return self
 
@@ -85,6 +85,15 @@ class IngestRun:
         with self._stack:
             self._ingest.stop()
             self._ingest.join()
+
+
+def _keep_up(maintain: Callable[[], None], stack: ExitStack) -> None:
+    """Run upkeep in a thread until the stack is left."""
+    leaving = threading.Event()
+    upkeep = threading.Thread(target=_maintain, args=(maintain, leaving), name="journal-upkeep", daemon=True)
+    stack.callback(upkeep.join)
+    stack.callback(leaving.set)
+    upkeep.start()
 
 
 def _maintain(maintain: Callable[[], None], leaving: threading.Event) -> None:

@@ -72,9 +72,14 @@ class LiveRun:
         return self._work.counts
 
     @property
-    def position(self) -> Position:
-        """How far the engine came; known after leaving."""
-        return self._work.position
+    def positions(self) -> list[Position]:
+        """How far the engine came in each partition; known after leaving."""
+        return self._work.positions
+
+    @property
+    def seconds(self) -> float:
+        """From opening the journal to the last commit; known after leaving."""
+        return self._work.seconds
 
     @property
     def running(self) -> bool:

@@ -13,15 +13,16 @@ from tickhouse.columns import EMPTY_BEATS, empty_trades
 from tickhouse.engines.embedded import EmbeddedEngine
 from tickhouse.errors import ConfigError, TickhouseError
 from tickhouse.history import LakeHistory
-from tickhouse.house import House
+from tickhouse.house import House, house_rules
 from tickhouse.journal.base import Journal
 from tickhouse.journal.pace import PacedJournal
+from tickhouse.journal.recording import Recording
 from tickhouse.journal.transfer import transfer
 from tickhouse.lines import FileOptions
 from tickhouse.model import Batch, Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.rules import Rules
-from tickhouse.runs.work import house_rules, summary
+from tickhouse.runs.work import summary
 from tickhouse.settings import Settings
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import LakeTables
@@ -72,7 +73,7 @@ class ReplayRun:
         files: Oldest first.
         given: The command line's words on how to read them; see `file_options`.
         speed: `max` or a number.
-        to: `sqlite` = through that journal; None = the files are the journal.
+        to: `sqlite` = through that journal; `kafka` = into the topic, for `tickhouse work`; None = the files are the journal.
         say: Told what was found out (units, skipped files), a line each.
 
     Raises:
@@ -90,8 +91,10 @@ class ReplayRun:
         to: str | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        if to not in (None, "sqlite"):
-            raise ConfigError(f"--to {to!r}: use sqlite")
+        if to not in (None, "sqlite", "kafka"):
+            raise ConfigError(f"--to {to!r}: use sqlite or kafka")
+        if to is not None and speed != "max":
+            raise ConfigError(f"--to {to} sends as fast as it can: leave --speed out")
         for file in files:
             if not file.exists():
                 raise ConfigError(f"{file}: no such file")
@@ -113,31 +116,49 @@ class ReplayRun:
         Raises:
             TickhouseError: what stopped it; everything committed stays, the same call goes on from there.
         """
+        if self._to == "kafka":
+            return self._send(stop, progress)
         with ExitStack() as stack:
             stack.enter_context(self._house.writing("sqlite" if self._to else "recording"))
             if self._to:
                 stack.enter_context(self._house.appending("sqlite"))
             rules = house_rules(self._house, self._settings)
-            recording = self._house.recording(rules, beside=bool(self._to))
-            stack.callback(recording.close)
             loading = threading.Thread(target=self._load, args=(rules,), daemon=True)
             loading.start()
             stack.callback(loading.join)
-            for file in recording.add_files(self._files, self._options):
-                self._say(f"{file}: already in this house, not added again")
+            recording = self._opened(rules, stack)
             loading.join()
-            for entry in recording.files()[-len(self._files) :]:
-                if entry.options.ts_unit is not None:
-                    self._say(f"{entry.path.name}: {entry.options.format}, times in {entry.options.ts_unit}")
             if self._to:
                 journal = self._house.sqlite(rules, self._settings)
                 stack.callback(journal.close)
-                transfer(recording, journal, stop, progress)
-                position = self._engine(journal, rules, stop, None, until_drained=True)
+                transfer(recording, journal.appender(), stop, progress)
+                positions = self._engine(journal, rules, stop, None, until_drained=True)
             else:
                 paced = recording if self._multiple is None else PacedJournal(recording, self._multiple)
-                position = self._engine(paced, rules, stop, progress)
-        return summary(self.counts, position)
+                positions = self._engine(paced, rules, stop, progress)
+        return summary(self.counts, positions)
+
+    def _send(self, stop: threading.Event, progress: Progress | None) -> dict[str, Any]:
+        """Send the files to the topic of a Kafka house; nothing is computed here."""
+        settings = self._settings.model_copy(update={"journal": self._settings.journal.model_copy(update={"kind": "kafka"})})
+        with ExitStack() as stack:
+            stack.enter_context(self._house.appending("kafka"))
+            journal = self._house.live(settings, stop)
+            stack.callback(journal.close)
+            recording = self._opened(journal.rules(), stack)
+            line = transfer(recording, self._house.appender(journal), stop, progress)
+            return {"journal": journal.check(), "lines": line}
+
+    def _opened(self, rules: Rules, stack: ExitStack) -> Recording:
+        """Return the recording with the files in it."""
+        recording = self._house.recording(rules, beside=bool(self._to))
+        stack.callback(recording.close)
+        for file in recording.add_files(self._files, self._options):
+            self._say(f"{file}: already in this house, not added again")
+        for entry in recording.files()[-len(self._files) :]:
+            if entry.options.ts_unit is not None:
+                self._say(f"{entry.path.name}: {entry.options.format}, times in {entry.options.ts_unit}")
+        return recording
 
     def _load(self, rules: Rules) -> None:
         """Load the compiled code that the run will call, while the files' bytes are hashed."""
@@ -147,7 +168,7 @@ class ReplayRun:
 
     def _engine(
         self, journal: Journal, rules: Rules, stop: threading.Event, progress: Progress | None, *, until_drained: bool = False
-    ) -> Position:
+    ) -> list[Position]:
         shown = 0.0
 
         def watch(_batch: Batch, _outputs: Outputs) -> None:
@@ -158,11 +179,11 @@ class ReplayRun:
                 _show(progress, work.engine)
 
         work = self._house.work(journal, rules, self._settings, watch)
-        self.counts = work.pipeline.counts
+        self.counts = work.pipelines[0].counts
         before = self.counts.received
         threading.Thread(target=_stop_when, args=(stop, work.engine), daemon=True).start()
         try:
-            return work.engine.run(work.start, until_drained=until_drained)
+            return work.engine.run(work.starts, until_drained=until_drained)
         finally:
             work.close()
             self.received_now = self.counts.received - before
@@ -184,7 +205,7 @@ def _stop_when(stop: threading.Event, engine: EmbeddedEngine) -> None:
 
 
 def _show(progress: Progress, engine: EmbeddedEngine) -> None:
-    come = getattr(engine.reader, "progress", None)
+    come = getattr(engine.readers[0], "progress", None)
     if come is not None:
         progress(come.bytes_read, come.bytes_total)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -15,17 +16,18 @@ import structlog
 
 from tickhouse.clock import Clock, SystemClock
 from tickhouse.house import House, Work
+from tickhouse.journal.base import Journal
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.live import Board
 from tickhouse.meter import Meter
 from tickhouse.model import NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts
-from tickhouse.rules import Rules, parse_duration
-from tickhouse.settings import HouseRules, Settings
+from tickhouse.rules import parse_duration
+from tickhouse.settings import Settings
 from tickhouse.sinks.base import Outputs
 from tickhouse.telemetry import share_metrics
 
-__all__ = ["ClockWatch", "WorkRun", "house_rules", "summary"]
+__all__ = ["ClockWatch", "WorkRun", "summary"]
 
 _UPKEEP_S = 5.0
 _FINISH_S = 1.0
@@ -37,15 +39,9 @@ _MINUTE_US = 60_000_000
 _log = structlog.get_logger(__name__)
 
 
-def house_rules(house: House, settings: Settings) -> Rules:
-    """Return the rules to run with: those asked for, else those the house has, else the defaults."""
-    if settings.rules != HouseRules():
-        return settings.rules.rules()
-    return house.stored_rules() or Rules()
-
-
-def summary(counts: Counts, position: Position) -> dict[str, Any]:
+def summary(counts: Counts, positions: Sequence[Position]) -> dict[str, Any]:
     """Return the balance and how far a run came, for `--json`."""
+    clock = min((position.clock for position in positions), default=NO_TIME)
     return {
         "received": counts.received,
         "accepted": counts.accepted,
@@ -56,8 +52,9 @@ def summary(counts: Counts, position: Position) -> dict[str, Any]:
         "bars": counts.bars,
         "revisions": counts.revisions,
         "anomalies": counts.anomalies,
-        "position": position.offset,
-        "clock_us": None if position.clock == NO_TIME else position.clock,
+        "position": sum(position.offset for position in positions),
+        "positions": [position.offset for position in positions],
+        "clock_us": None if clock == NO_TIME else clock,
     }
 
 
@@ -67,10 +64,17 @@ class WorkRun:
     Args:
         house: Whose journal and lake.
         settings: All of them.
+        give_up: Set = stop waiting for a broker.
+        until_drained: End when the journal has nothing more at the moment.
     """
 
-    def __init__(self, house: House, settings: Settings) -> None:
+    def __init__(
+        self, house: House, settings: Settings, give_up: threading.Event | None = None, *, until_drained: bool = False
+    ) -> None:
         self._house = house
+        self._until_drained = until_drained
+        self._ended = False
+        self._give_up = give_up
         self._settings = settings
         self.headline = f"journal of {house.path} -> tables"
         self.board = Board()
@@ -78,30 +82,32 @@ class WorkRun:
         self._clock_watch = ClockWatch(SystemClock())
         self._stack = ExitStack()
         self._work: Work | None = None
-        self._journal: SqliteJournal | None = None
+        self._journal: Journal | None = None
         self._threads: list[threading.Thread] = []
         self._leaving = threading.Event()
         self._error: BaseException | None = None
-        self.position = Position()
+        self.positions: list[Position] = []
+        """How far the engine came in each partition; known after leaving."""
+        self.seconds = 0.0
+        """From opening the journal to the last commit; known after leaving."""
 
     @property
     def counts(self) -> Counts:
         """The balance since the house began."""
-        return self._work.pipeline.counts if self._work else Counts()
+        return self._work.counts if self._work else Counts()
 
     @property
     def running(self) -> bool:
-        """False once something stopped the work by itself; leaving then raises it."""
-        return self._error is None
+        """False once the work has ended by itself; where an error ended it, leaving raises that."""
+        return self._error is None and not self._ended
 
     def __enter__(self) -> Self:
         with self._stack as stack:
-            stack.enter_context(self._house.writing("sqlite"))
+            stack.enter_context(self._house.writing(self._house.live_kind(self._settings)))
             share_metrics(self._house.path)
-            rules = house_rules(self._house, self._settings)
-            self._journal = journal = self._house.sqlite(rules, self._settings)
+            self._journal = journal = self._house.live(self._settings, self._give_up)
             stack.callback(journal.close)
-            self._work = work = self._house.work(journal, rules, self._settings, self._see, pace_s=_PACE_S)
+            self._work = work = self._house.work(journal, journal.rules(), self._settings, self._see, pace_s=_PACE_S)
             stack.callback(work.close)
             self._threads = [
                 threading.Thread(target=self._guarded, args=(part,), name=f"tickhouse-{name}", daemon=True)
@@ -135,15 +141,16 @@ class WorkRun:
 
     def _engine(self) -> None:
         assert self._work is not None
-        self.position = self._work.engine.run(self._work.start)
+        began = time.monotonic()
+        self.positions = self._work.engine.run(self._work.starts, until_drained=self._until_drained)
+        self.seconds = time.monotonic() - began
+        self._ended = True
 
     def _upkeep(self) -> None:
-        """Keep the journal small: what every table has is dropped by age."""
-        assert self._journal is not None
+        """Keep the journal small: what every table has is dropped by age. A topic does that by itself."""
         keep = parse_duration(self._settings.journal.keep)
         while not self._leaving.wait(_UPKEEP_S):
-            checkpoint = self._journal.checkpoint(0)
-            if checkpoint is not None:
+            if isinstance(self._journal, SqliteJournal) and (checkpoint := self._journal.checkpoint(0)) is not None:
                 self._journal.prune(checkpoint[0].offset, keep)
 
 

@@ -1,4 +1,4 @@
-"""The same records through every journal of the embedded engine: the same digest of every table."""
+"""What only recordings and SQLite can do, twice: two files in turn, a live run recorded and replayed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""The connection to Kafka: settings as the client library spells them, waiting for brokers, and what errors mean.
+
+Topic, appender and reader build their clients here; confluent_kafka is imported by the journal's Kafka modules only.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tickhouse.errors import ConfigError, FatalError, NotConnectedError, TickhouseError
+from tickhouse.settings import KafkaSettings
+
+__all__ = ["GONE", "MISSING", "MISSING_S", "PARTITION_END", "Patience", "admin", "client_config", "meaning", "quiet"]
+
+GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+"""Codes of: what was asked for is not there any more."""
+
+PARTITION_END = KafkaError._PARTITION_EOF
+"""Code of the notice that a consumer has reached the end."""
+
+_T = TypeVar("_T")
+_TRY_S = 5.0
+_PAUSE_S = 0.5
+
+_AWAY = {
+    *(KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE),
+    *(KafkaError.REQUEST_TIMED_OUT, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS),
+    *(KafkaError.NOT_COORDINATOR, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION),
+    *(KafkaError.BROKER_NOT_AVAILABLE, KafkaError.NETWORK_EXCEPTION, KafkaError._WAIT_COORD),
+}
+MISSING = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_ID}
+)
+"""Codes of: there is no such topic; a broker that has just started says so of every topic, too."""
+
+MISSING_S = 20.0
+"""How long that is not believed."""
+
+_REFUSED = {
+    *(KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED),
+    *(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError._SSL),
+}
+
+_log = structlog.get_logger(__name__)
+
+
+def client_config(settings: KafkaSettings) -> dict[str, Any]:
+    """Return what every client of this house is configured with."""
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.servers,
+        "client.id": "tickhouse",
+        "security.protocol": settings.security,
+        # What is lost and found again is told by `Patience`, once; the library would write a line a try.
+        "log_level": 0,
+        "reconnect.backoff.max.ms": 1_000,
+    }
+    optional = {
+        "sasl.username": settings.username,
+        "sasl.password": settings.password.get_secret_value() if settings.password else None,
+        "ssl.ca.location": settings.ca_file,
+        "ssl.certificate.location": settings.certificate_file,
+        "ssl.key.location": settings.key_file,
+    }
+    config |= {name: value for name, value in optional.items() if value is not None}
+    if "sasl" in settings.security:
+        config["sasl.mechanism"] = settings.sasl_mechanism
+    return config
+
+
+def quiet(_error: KafkaError) -> None:
+    """Take the library's notices of lost connections; calls that need one say so themselves."""
+
+
+def meaning(error: KafkaError, what: str, servers: str) -> TickhouseError:
+    """Return an error of the library as one of ours."""
+    if error.code() in _AWAY or error.retriable():
+        return NotConnectedError(f"Kafka at {servers} cannot be reached ({error.str()}): {what}")
+    if error.code() in _REFUSED:
+        return ConfigError(f"Kafka at {servers} refuses: {what}: {error.str()}; see the settings of [kafka]")
+    return FatalError(f"{what} failed at Kafka {servers}: {error.str()}")
+
+
+class Patience:
+    """Calls Kafka, and waits while no broker can be reached: one line when waiting begins, one when it ends.
+
+    Args:
+        servers: For the lines.
+        give_up: Set = stop waiting.
+    """
+
+    def __init__(self, servers: str, give_up: threading.Event | None = None) -> None:
+        self._servers = servers
+        self._give_up = give_up or threading.Event()
+
+    def call(self, what: str, work: Callable[[float], _T]) -> _T:
+        """Return what `work`, given a timeout in seconds, returns.
+
+        Raises:
+            NotConnectedError: told to give up.
+            ConfigError: the broker refuses who we are.
+            FatalError: anything else.
+        """
+        since: float | None = None
+        began = time.monotonic()
+        while True:
+            try:
+                result = work(_TRY_S)
+            except KafkaException as failed:
+                error = meaning(failed.args[0], what, self._servers)
+                is_starting = failed.args[0].code() in MISSING and time.monotonic() - began < MISSING_S
+                if not isinstance(error, NotConnectedError) and not is_starting:
+                    raise error from failed
+                if since is None:
+                    since = time.monotonic()
+                    _log.warning("kafka_unreachable", servers=self._servers, doing=what, hint="waiting for it; Ctrl-C gives up")
+                if self._give_up.wait(_PAUSE_S):
+                    raise error from failed
+                continue
+            if since is not None:
+                _log.warning("kafka_reached", servers=self._servers, after_s=round(time.monotonic() - since, 1))
+            return result
+
+
+def admin(settings: KafkaSettings) -> AdminClient:
+    """Return a client for questions about topics."""
+    return AdminClient({**client_config(settings), "error_cb": quiet})

@@ -1,0 +1,268 @@
+"""The topic that is a journal: made where it is missing, identified, and asked where it begins and ends.
+
+`KafkaJournal` gives it the state of a house beside it; whoever only reads ranges (an executor on another machine) needs no
+more than this.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import ConfigResource, NewTopic
+
+from tickhouse.errors import ConfigError, NotConnectedError
+from tickhouse.journal.kafka_avro import AvroReader, Registry
+from tickhouse.journal.kafka_client import PARTITION_END, Patience, admin, client_config, quiet
+from tickhouse.journal.kafka_decode import Decoder
+from tickhouse.journal.kafka_messages import rules_of
+from tickhouse.journal.kafka_reader import READING, KafkaReader
+from tickhouse.model import NO_TIME, Feeds
+from tickhouse.rules import Rules, parse_duration
+from tickhouse.settings import KafkaSettings
+
+__all__ = ["Ends", "KafkaTopic", "TopicIdentity"]
+
+_MESSAGE_BYTES = 4 << 20
+_TAIL_MESSAGES = 1_000
+
+_log = structlog.get_logger(__name__)
+
+
+class TopicIdentity(NamedTuple):
+    """Tells a topic from another one of the same name."""
+
+    cluster: str
+    topic: str
+    topic_id: str
+    partitions: int
+
+
+class Ends(NamedTuple):
+    """Where a partition begins and ends."""
+
+    low: int
+    """The first offset that is still there."""
+    high: int
+    """The offset after the last message."""
+
+
+class KafkaTopic:
+    """A topic, opened; use `open`.
+
+    Args:
+        settings: Of the house's [kafka].
+        identity: What was found.
+        patience: Waits for brokers.
+        message_bytes: The largest message the topic takes.
+    """
+
+    def __init__(self, settings: KafkaSettings, identity: TopicIdentity, patience: Patience, message_bytes: int) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.partitions = identity.partitions
+        self.patience = patience
+        self.message_bytes = message_bytes
+        self.registry = Registry(settings.registry) if settings.registry else None
+        self._consumer = Consumer({**client_config(settings), **READING, "enable.partition.eof": True, "error_cb": quiet})
+
+    @classmethod
+    def open(cls, settings: KafkaSettings, give_up: threading.Event | None = None) -> KafkaTopic:
+        """Return the topic of `settings`, made anew where there is none; waits while no broker can be reached.
+
+        Raises:
+            ConfigError: the brokers refuse who we are, or the topic.
+            NotConnectedError: told to give up waiting.
+        """
+        patience = Patience(settings.servers, give_up)
+        identity = patience.call(f"opening topic {settings.topic}", lambda timeout: _identify(settings, timeout))
+        if identity is None:
+            patience.call(f"making topic {settings.topic}", lambda timeout: _create(settings, timeout))
+            identity = patience.call(f"opening topic {settings.topic}", lambda timeout: _identify(settings, timeout))
+        if identity is None:
+            raise NotConnectedError(f"topic {settings.topic} was made at {settings.servers}, but is not there yet; try again")
+        limit = patience.call(f"asking about topic {settings.topic}", lambda timeout: _message_bytes(settings, timeout))
+        return cls(settings, identity, patience, limit)
+
+    def ends(self, partition: int) -> Ends:
+        """Return where a partition begins and ends now."""
+        at = TopicPartition(self.settings.topic, partition)
+        low, high = self.patience.call(
+            f"asking where {self.settings.topic} ends", lambda timeout: self._consumer.get_watermark_offsets(at, timeout)
+        )
+        return Ends(low, high)
+
+    def rules(self) -> Rules | None:
+        """Return the rules that stand first in partition 0; None where another program's messages do, or where it is empty."""
+        messages = self._some(0, 0, 1)
+        if not messages or messages[0][0] != 0:
+            return None
+        message = self._decoder(0, Feeds(), NO_TIME, makes_beats=False).message(messages[0][1])
+        return rules_of(message) if message is not None and message.type == "rules" else None
+
+    def makes_beats(self) -> bool | None:
+        """Say whether another program writes this topic: then heartbeats are made from record times. None while it is empty."""
+        decoder = self._decoder(0, Feeds(), NO_TIME, makes_beats=False)
+        is_empty = True
+        for partition in range(self.partitions):
+            for _, payload in self._some(partition, self.ends(partition).low, _TAIL_MESSAGES):
+                is_empty = False
+                message = decoder.message(payload)
+                if message is not None and message.type in {"rules", "heartbeat"}:
+                    return False
+        return None if is_empty else True
+
+    def last_clock(self, partition: int) -> int:
+        """Return the last heartbeat of a partition; NO_TIME where there is none."""
+        decoder = self._decoder(0, Feeds(), NO_TIME, makes_beats=False)
+        low, high = self.ends(partition)
+        size = _TAIL_MESSAGES
+        while high > low:
+            begin = max(low, high - size)
+            for _, payload in reversed(self._some(partition, begin, high - begin)):
+                message = decoder.message(payload)
+                if message is not None and message.type == "heartbeat" and message.clock is not None:
+                    return message.clock
+            high, size = begin, 10 * size
+        return NO_TIME
+
+    def reader(
+        self,
+        partition: int,
+        start: int,
+        feeds: Feeds,
+        *,
+        clock: int | None = None,
+        until: int | None = None,
+        makes_beats: bool | None = None,
+    ) -> KafkaReader:
+        """Return a reader from offset `start` on, interning into `feeds`.
+
+        Args:
+            partition: Which one.
+            start: The first offset wanted.
+            feeds: The pipeline's.
+            clock: The last heartbeat before `start`; None = not known: where heartbeats are made it is found by reading.
+            until: Read up to this offset and no further: the reader is then exhausted. None = for ever.
+            makes_beats: The topic has no heartbeats: make them from the records' times (rule R3). None = find out.
+
+        Raises:
+            LogCorruptError: messages from `start` on are gone, or the topic ends before it.
+        """
+        if not 0 <= partition < self.partitions:
+            raise ConfigError(f"topic {self.settings.topic} has partitions 0 to {self.partitions - 1}, not {partition}")
+        if makes_beats is None:
+            makes_beats = self.makes_beats()
+        if clock is None:
+            clock = self._made_clock(partition, start) if makes_beats else NO_TIME
+        decoder = self._decoder(partition, feeds, clock, makes_beats=makes_beats)
+        return KafkaReader(self, partition, start, decoder, until)
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._consumer.close()
+        if self.registry is not None:
+            self.registry.close()
+
+    def last(self, partition: int) -> bytes | None:
+        """Return the last message of a partition; None where it has none, or a tombstone there."""
+        low, high = self.ends(partition)
+        while high > low:
+            found = self._consume(partition, high - 1, 1)
+            if found:
+                return found[0].value() or None
+            high -= 1  # the end of a transaction
+        return None
+
+    def tail(self, partition: int) -> tuple[int, list[tuple[str, bytes]]] | None:
+        """Return (offset, headers) of a partition's last message; None where it has none."""
+        low, high = self.ends(partition)
+        while high > low:
+            found = self._consume(partition, high - 1, 1)
+            if found:
+                return found[0].offset(), found[0].headers() or []
+            high -= 1
+        return None
+
+    def _decoder(self, partition: int, feeds: Feeds, clock: int, *, makes_beats: bool | None) -> Decoder:
+        avro = AvroReader(self.registry) if self.registry is not None else None
+        return Decoder(partition, feeds, avro, clock, makes_beats=makes_beats)
+
+    def _some(self, partition: int, start: int, count: int) -> list[tuple[int, bytes]]:
+        return [(message.offset(), message.value() or b"") for message in self._consume(partition, start, count)]
+
+    def _consume(self, partition: int, start: int, count: int) -> list[Message]:
+        """Return up to `count` messages from `start` on, fewer at the end of the partition."""
+        low, high = self.ends(partition)
+        start = max(start, low)
+        if start >= min(high, start + count):
+            return []
+        self._consumer.assign([TopicPartition(self.settings.topic, partition, start)])
+        try:
+            return self.patience.call(f"reading {self.settings.topic}", lambda timeout: _drain(self._consumer, count, timeout))
+        finally:
+            self._consumer.unassign()
+
+    def _made_clock(self, partition: int, start: int) -> int:
+        """Return the heartbeat that record times below `start` make, by reading them all."""
+        low = min(start, self.ends(partition).low)
+        with self.reader(partition, low, Feeds(), clock=NO_TIME, until=start, makes_beats=True) as reader:
+            while not reader.exhausted:
+                reader.read(1.0)
+            return reader.clock
+
+
+def _drain(consumer: Consumer, count: int, timeout: float) -> list[Message]:
+    """Return up to `count` messages, fewer where the partition ends or nothing comes for `timeout` seconds."""
+    found: list[Message] = []
+    while len(found) < count:
+        messages = consumer.consume(count - len(found), timeout)
+        for message in messages:
+            error = message.error()
+            if error is None:
+                found.append(message)
+            elif error.code() == PARTITION_END:
+                return found
+            else:
+                raise KafkaException(error)
+        if not messages:
+            return found
+    return found
+
+
+def _identify(settings: KafkaSettings, timeout: float) -> TopicIdentity | None:
+    client = admin(settings)
+    cluster = client.list_topics(timeout=timeout).cluster_id or ""
+    described = client.describe_topics(TopicCollection([settings.topic]), request_timeout=timeout)[settings.topic]
+    try:
+        found = described.result(timeout + 1)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise
+    return TopicIdentity(cluster, settings.topic, str(found.topic_id), len(found.partitions))
+
+
+def _create(settings: KafkaSettings, timeout: float) -> None:
+    config = {
+        "retention.ms": str(parse_duration(settings.retention) // 1_000),
+        "max.message.bytes": str(_MESSAGE_BYTES),
+        "cleanup.policy": "delete",
+    }
+    client = admin(settings)
+    topic = NewTopic(settings.topic, settings.partitions, settings.replication, config=config)
+    try:
+        client.create_topics([topic], request_timeout=timeout)[settings.topic].result(timeout + 1)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+    _log.info("kafka_topic_made", topic=settings.topic, partitions=settings.partitions)
+
+
+def _message_bytes(settings: KafkaSettings, timeout: float) -> int:
+    client = admin(settings)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic)
+    found = client.describe_configs([resource], request_timeout=timeout)[resource].result(timeout + 1)
+    return int(found["max.message.bytes"].value)
