@@ -128,6 +128,12 @@ def test_following_writes_nothing(tmp_path: Path) -> None:
     assert seen() == before
 
 
+def replay(command: list[str]) -> None:
+    """Run it; where it fails, say what it said."""
+    done = subprocess.run(command, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_a_replay_is_followed_no_further_than_its_tables_have_come(tmp_path: Path) -> None:
     file, more = tmp_path / "first.ndjson", tmp_path / "second.ndjson"
     write(file, 30_000, 5, 3)
@@ -135,13 +141,13 @@ def test_a_replay_is_followed_no_further_than_its_tables_have_come(tmp_path: Pat
     file.write_text("".join(lines[:20_000]))
     more.write_text("".join(lines[20_000:]))
     command = [sys.executable, "-m", "tickhouse", "replay", str(file), "--house", str(tmp_path / "house"), "--json"]
-    subprocess.run(command, check=True, capture_output=True)
+    replay(command)
     with Served(tmp_path / "house", SERVE) as server:
         server.until_reached(20_000)
         health = server.get("/v1/health").json
         assert health["status"] == "stopped"
         command[4] = str(more)
-        subprocess.run(command, check=True, capture_output=True)
+        replay(command)
         server.until_reached(30_000)
         house = House(tmp_path / "house")
         assert server.app.state.context.follower.counts.accepted == house.queries.row_counts()["silver.trades"]
