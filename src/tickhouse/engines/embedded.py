@@ -22,7 +22,7 @@ from tickhouse.model import MAX_MESSAGE_ROWS, Batch, Position
 from tickhouse.pipeline import Pipeline
 from tickhouse.sinks.base import Outputs, Sink
 
-__all__ = ["Committed", "EmbeddedEngine", "Listener"]
+__all__ = ["Committed", "EmbeddedEngine", "Listener", "commit_with_retries"]
 
 _log = structlog.get_logger(__name__)
 
@@ -289,11 +289,16 @@ class _Writer:
 
     def _commit(self, *, everything: bool) -> None:
         for sink in self._sinks:
-            _with_retries(sink, everything=everything)
+            commit_with_retries(sink, everything=everything)
         self._history.committed()
 
 
-def _with_retries(sink: Sink, *, everything: bool) -> None:
+def commit_with_retries(sink: Sink, *, everything: bool) -> None:
+    """Commit what a sink was given; what is transient is tried again, with growing pauses.
+
+    Raises:
+        TickhouseError: it still fails, or trying again is of no use.
+    """
     for attempt in range(_RETRIES):
         try:
             sink.commit(everything=everything)

@@ -19,7 +19,7 @@ from tickhouse.journal.kafka_decode import Decoder
 from tickhouse.model import Batch
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds"]
+__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds", "must_be_kept"]
 
 READING: dict[str, Any] = {
     "group.id": "tickhouse",  # the library wants one; nothing is ever committed under it
@@ -88,7 +88,7 @@ class KafkaReader:
         self._arrived = _NOTHING
         self.position = start
         """The next offset: every message below it was given out."""
-        self._check_kept()
+        must_be_kept(self._topic, self._partition, self.position)
         ends_matter = {"enable.partition.eof": until is not None}
         self._consumer = Consumer({**client_config(topic.settings), **READING, **ends_matter, "error_cb": quiet})
         self._at = TopicPartition(topic.settings.topic, partition, start)
@@ -169,7 +169,7 @@ class KafkaReader:
         if error.code() == PARTITION_END:
             return int(message.offset())
         if error.code() in GONE:
-            self._check_kept()
+            must_be_kept(self._topic, self._partition, self.position)
         wrong = meaning(
             error, f"reading partition {self._partition} of {self._topic.settings.topic}", self._topic.settings.servers
         )
@@ -177,23 +177,25 @@ class KafkaReader:
             return 0
         raise wrong
 
-    def _check_kept(self) -> None:
-        """See that the partition still has what is to be read.
 
-        Raises:
-            LogCorruptError: it has not; the loss is named.
-        """
-        ends, topic, at = self._topic.ends(self._partition), self._topic.settings.topic, self.position
-        if at < ends.low:
-            raise LogCorruptError(
-                f"{ends.low - at:,} messages of partition {self._partition} of {topic} are lost: {at} to {ends.low - 1} "
-                "were deleted by retention before they were read; keep longer ([kafka] retention), and begin a new house"
-            )
-        if at > ends.high:
-            raise LogCorruptError(
-                f"{at - ends.high:,} messages of partition {self._partition} of {topic} are lost: it ends at {ends.high}, "
-                f"but was read up to {at} before; restore the topic, or begin a new house"
-            )
+def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
+    """Return where a partition begins and ends, having seen that it still has what is to be read from `at` on.
+
+    Raises:
+        LogCorruptError: it has not; the loss is named.
+    """
+    ends, name = topic.ends(partition), topic.settings.topic
+    if at < ends.low:
+        raise LogCorruptError(
+            f"{ends.low - at:,} messages of partition {partition} of {name} are lost: {at} to {ends.low - 1} "
+            "were deleted by retention before they were read; keep longer ([kafka] retention), and begin a new house"
+        )
+    if at > ends.high:
+        raise LogCorruptError(
+            f"{at - ends.high:,} messages of partition {partition} of {name} are lost: it ends at {ends.high}, "
+            f"but was read up to {at} before; restore the topic, or begin a new house"
+        )
+    return ends
 
 
 class _Arrived(NamedTuple):
