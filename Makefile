@@ -49,7 +49,7 @@ docs: install  ## Refresh the generated parts of the documentation
 	@$(BIN)/python docs/generate.py
 
 constraints: $(STAMP)  ## Pin the newest versions that fit
-	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra bench --extra kafka --extra spark pyproject.toml -o constraints.txt
+	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra serve --extra bench --extra kafka --extra spark pyproject.toml -o constraints.txt
 
 clean:  ## Remove caches and the virtual environment
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .bench

@@ -1,8 +1,9 @@
 """How live: the time from receiving a trade to having what it became, at a given rate, with journal and lake on.
 
-A venue on loopback (`venue.py`) sends single Binance frames over a WebSocket to the processes of `tickhouse run`: one that
-receives, parses and appends to the SQLite journal on disk, and this one: engine, kernel and indicators, and the lake behind
-them. Measured is, for each trade, from `received_at` to the call that hands the engine's outputs on.
+A venue on loopback (`venue.py`) sends single Binance frames by WebSocket to `tickhouse run`, whose processes receive, parse,
+append to the SQLite journal on disk and commit the tables of the lake every second. This process follows the journal as
+`tickhouse serve` does. Measured is, for each trade, from `received_at` to the call that hands what the pipeline made of it to
+the hub.
 
 `python bench/latency.py --rate 20000 --seconds 20` prints percentiles and writes .bench/latency.json; exit code 1 where
 trades were lost.
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
+import signal
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,10 +30,8 @@ from rich.table import Table
 from run import KEPT, machine
 
 from tickhouse.house import House
-from tickhouse.model import Batch
-from tickhouse.processes import Child
-from tickhouse.rules import Rules
-from tickhouse.settings import Settings, Sources
+from tickhouse.model import I32, Batch
+from tickhouse.serving.hub import Hub
 from tickhouse.sinks.base import Outputs
 
 __all__ = ["measure"]
@@ -39,20 +39,25 @@ __all__ = ["measure"]
 PERCENTILES = (50, 90, 99, 99.9, 100)
 
 
-class _Watch:
-    """The engine's listener: notes how old each trade is when its outputs are there."""
+class _Watch(Hub):
+    """A hub without subscribers: notes how old each trade is when it gets it."""
 
     def __init__(self) -> None:
+        super().__init__(lambda: None)
         self.ages: list[np.ndarray[Any, Any]] = []
-        self.seen = self.batches = 0
+        self.seen = 0
         self.measures = False
 
-    def __call__(self, batch: Batch, outputs: Outputs) -> None:
+    def publish(self, batch: Batch, outputs: Outputs, instruments: I32, begin: int) -> None:
         now = time.time_ns() // 1000
         self.seen += len(batch.trades)
         if len(batch.trades) and self.measures:
-            self.batches += 1
             self.ages.append(now - batch.trades.received_at)
+
+
+def _cpu_s(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(folder: Path, rate: int, symbols: int, seconds: float, warm_up_s: float) -> dict[str, Any]:
@@ -65,44 +70,45 @@ def measure(folder: Path, rate: int, symbols: int, seconds: float, warm_up_s: fl
         seconds: How long to measure.
         warm_up_s: How long to run before.
     """
-    house, rules, watch = House(folder), Rules(), _Watch()
-    server, address = venue.start(rate, symbols, warm_up_s + seconds)
-    settings = Settings(sources=Sources(enabled=("binance",), options={"binance": {"ws_url": address}}))
-    with house.writing("sqlite"), Child(["ingest", "--house", str(folder)], settings) as ingest:
-        journal = house.sqlite(rules, settings)
-        work = house.work(journal, rules, settings, watch)
-        engine = threading.Thread(target=work.engine.run, args=(work.start,), name="engine")
-        engine.start()
-        ingest.first_line(60)
-        while not watch.seen:
-            time.sleep(0.01)
-        time.sleep(warm_up_s)
-        cpu, watch.measures = time.process_time(), True
-        time.sleep(seconds)
-        watch.measures, cpu = False, time.process_time() - cpu
-        server.wait()
-        assert server.stdout is not None
-        sent = int(server.stdout.readline())
-        ingest.stop()
-        work.engine.finish(30.0)
-        engine.join()
-        work.close()
-        journal.close()
+    server, address = venue.start(rate, symbols, warm_up_s + seconds + 1.0)
+    folder.mkdir()
+    config = folder / "tickhouse.toml"
+    config.write_text(f'[sources]\nenabled = ["binance"]\n[sources.options.binance]\nws_url = "{address}"\n')
+    words = [sys.executable, "-m", "tickhouse", "run", "--no-serve", "--json", "--house", folder / "house", "--config", config]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE)
+    house, watch = House(folder / "house"), _Watch()
+    follower = house.follower(watch)
+    follower.start()
+    while not watch.seen:
+        time.sleep(0.01)
+    time.sleep(warm_up_s)
+    processes = {
+        "venue": server.pid,
+        "ingest": int((house.path / "ingest.lock").read_text()),
+        "tables": run.pid,
+        "follower": os.getpid(),
+    }  # fmt: skip
+    before = {name: _cpu_s(pid) for name, pid in processes.items()}
+    watch.measures = True
+    time.sleep(seconds)
+    watch.measures = False
+    cores = {name: round((_cpu_s(pid) - before[name]) / seconds, 2) for name, pid in processes.items()}
+    server.wait()
+    assert server.stdout is not None
+    sent = int(server.stdout.readline())
+    follower.stop()
+    run.send_signal(signal.SIGINT)
+    accepted = json.loads(run.communicate(timeout=60)[0])["accepted"]
     ages = np.concatenate(watch.ages) / 1000
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "rate": rate,
         "symbols": symbols,
         "sent": sent,
-        "accepted": work.pipeline.counts.accepted,
+        "accepted": accepted,
         "measured": len(ages),
-        "trades_a_batch": round(len(ages) / watch.batches, 1),
+        "trades_a_batch": round(len(ages) / len(watch.ages), 1),
         "latency_ms": {f"p{p:g}" if p < 100 else "max": round(float(np.percentile(ages, p)), 2) for p in PERCENTILES},
-        "engine_cores": round(cpu / seconds, 2),
-        "venue_and_ingest_cpu_s": round(children.ru_utime + children.ru_stime, 1),
-        "peak_rss_mb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
-        ),
+        "cores": cores,
     }
 
 
@@ -119,10 +125,11 @@ def main() -> None:
         result = measure(Path(folder) / "house", given.rate, given.symbols, given.seconds, given.warm_up)
     result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **result}
     table = Table(title=f"received -> output, {given.rate:,} trades/s, {given.symbols} symbols, journal on")
-    for name in (*result["latency_ms"], "engine's cores", "accepted / sent"):
+    for name in (*result["latency_ms"], "accepted / sent"):
         table.add_column(name, justify="right")
     milliseconds = [f"{value:,.1f} ms" for value in result["latency_ms"].values()]
-    table.add_row(*milliseconds, str(result["engine_cores"]), f"{result['accepted']:,} / {result['sent']:,}")
+    table.add_row(*milliseconds, f"{result['accepted']:,} / {result['sent']:,}")
+    table.caption = "cores busy: " + ", ".join(f"{name} {cores:.2f}" for name, cores in result["cores"].items())
     Console().print(table)
     KEPT.mkdir(exist_ok=True)
     (KEPT / "latency.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

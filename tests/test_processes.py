@@ -60,7 +60,7 @@ def test_a_second_process_that_receives_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_received_survives_the_parents_death(tmp_path: Path) -> None:
-    words = ["run", "--house", str(tmp_path), "--source", "synthetic", "--lateness", "500ms", "--json"]
+    words = ["run", "--no-serve", "--house", str(tmp_path), "--source", "synthetic", "--lateness", "500ms", "--json"]
     parent = subprocess.Popen([sys.executable, "-m", "tickhouse", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lock = tmp_path / "ingest.lock"
     until(lambda: lock.exists() and lock.read_text())

@@ -47,6 +47,8 @@ RecordDir = Annotated[
 ]
 Duration = Annotated[str | None, typer.Option(help="Stop after this long, e.g. 30s; default: until Ctrl-C.")]
 JournalKind = Annotated[str | None, typer.Option("--journal", help="Of a new house: sqlite (a file in it) or kafka (a topic).")]
+Host = Annotated[str | None, typer.Option(help="Where the API listens; beyond loopback every request needs a token.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 = any free one.")]
 AsChild = Annotated[bool, typer.Option("--as-child", hidden=True)]
 DEFAULT_HOUSE = Path("house")
 
@@ -61,19 +63,27 @@ def run(
     duration: Duration = None,
     journal: JournalKind = None,
     lateness: Lateness = None,
+    host: Host = None,
+    port: Port = None,
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Without the API.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take live trades and turn them into bars, indicators and anomalies, until Ctrl-C.
+    """Take live trades and turn them into bars, indicators and anomalies, and serve them, until Ctrl-C.
 
     Without a configuration: Binance's public stream where it can be reached, else the built-in synthetic market.
     """
     stop = _stop_on_signals()  # first of all: a Ctrl-C while modules are loaded can get lost in them
 
-    from tickhouse import runs
+    from tickhouse import runs, screen
 
     given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
-    settings = _settings(config, given)
-    live = runs.LiveRun(_house(house), settings, symbols.split(",") if symbols else None, record)
+    settings = _settings(config, {**given, "serve.host": host, "serve.port": port})
+    companions = [] if no_serve else [["serve", "--house", str(house)]]
+    say = (screen.errors if as_json else screen.console).print
+    live = runs.LiveRun(
+        _house(house), settings, symbols.split(",") if symbols else None, record, companions=companions,
+        say=lambda line: say(line, highlight=False, soft_wrap=True),
+    )  # fmt: skip
     _watch(live, stop, duration, as_json=as_json)
 
 
@@ -206,6 +216,54 @@ def replay(
         screen.console.print(f"{work.received_now:,} records in {seconds:,.1f} s ({rate:,.0f}/s) into {house}", highlight=False)
         if stop.is_set():
             screen.console.print("interrupted; the same command goes on from here")
+
+
+@app.command()
+def serve(
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    as_child: AsChild = False,
+) -> None:
+    """Serve a house over HTTP and WebSocket, live, also while another process writes it.
+
+    Reads only; the house need not exist yet. Documentation is at /docs.
+    """
+    stop = _stop_on_signals()
+
+    from tickhouse.api.server import serve as run_server
+
+    settings = _childs_settings(stop) if as_child else _settings(config, {"serve.host": host, "serve.port": port})
+    run_server(_house(house), settings.serve, lambda line: print(line, flush=True), stop)
+
+
+token_commands = typer.Typer(help="Tokens of those who may ask the API beyond loopback.", no_args_is_help=True)
+app.add_typer(token_commands, name="token")
+
+
+@token_commands.command("add")
+def token_add(name: Annotated[str, typer.Argument(help="Who or what will use it.")], house: HouseDir = DEFAULT_HOUSE) -> None:
+    """Make a token and print it; it cannot be shown again."""
+    _reading(house)
+    print(_tokens(house).add(name))
+
+
+@token_commands.command("list")
+def token_list(house: HouseDir = DEFAULT_HOUSE, as_json: AsJson = False) -> None:
+    """List the tokens by name; the tokens themselves are not kept."""
+    found = _tokens(house).all()
+    if as_json:
+        _print_json([token._asdict() for token in found])
+    else:
+        for token in found:
+            print(f"{time.strftime('%Y-%m-%d', time.gmtime(token.made_at))}  {token.name}")
+
+
+@token_commands.command("remove")
+def token_remove(name: str, house: HouseDir = DEFAULT_HOUSE) -> None:
+    """Forget a token: whoever uses it is refused from then on."""
+    _tokens(house).remove(name)
 
 
 @app.command()
@@ -412,6 +470,12 @@ def _house(path: Path) -> Any:
     from tickhouse.house import House
 
     return House(path)
+
+
+def _tokens(path: Path) -> Any:
+    from tickhouse.api.tokens import Tokens
+
+    return Tokens(path)
 
 
 def _reading(path: Path) -> Any:

@@ -73,22 +73,24 @@ class LakeHistory:
     Args:
         lake: Its tables; read at the version of the last `committed`.
         partition: Whose past.
+        more: Tables to keep beside those that a pipeline reads back, for those who ask `rows` for them.
     """
 
-    def __init__(self, lake: LakeTables, partition: int) -> None:
+    def __init__(self, lake: LakeTables, partition: int, more: Sequence[str] = ()) -> None:
         self._lake = lake
         self._partition = partition
         self._lock = threading.Lock()
-        self._pending: dict[str, list[_Piece]] = {name: [] for name in _READ_BACK}
+        self._pending: dict[str, list[_Piece]] = {name: [] for name in (*_READ_BACK, *more)}
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
         """Take rows just made; tables that are never read back are left aside."""
-        for name in _READ_BACK:
+        for name in self._pending:
             rows = tables.get(name)
             if rows is None or not len(rows):
                 continue
             times = pc.min_max(rows.column(TABLES[name].date_from).cast(pa.int64()))
-            piece = _Piece(rows, times["min"].as_py(), times["max"].as_py(), rows.column("offset")[-1].as_py())
+            first, last = (NO_TIME if times[end].as_py() is None else times[end].as_py() for end in ("min", "max"))
+            piece = _Piece(rows, first, last, rows.column("offset")[-1].as_py())
             with self._lock:
                 self._pending[name].append(piece)
 
@@ -99,7 +101,7 @@ class LakeHistory:
             newest: The lake as of now, where that is known already.
         """
         newest = newest or LakeTables(self._lake.path)
-        reached = {name: newest.position(name, self._partition).offset for name in _READ_BACK}
+        reached = {name: newest.position(name, self._partition).offset for name in self._pending}
         with self._lock:
             self._lake = newest
             for name, offset in reached.items():
@@ -110,6 +112,28 @@ class LakeHistory:
         ts = pc.field("ts")
         asked = self._of(instrument) & (ts >= pa.scalar(start, TIME)) & (ts < pa.scalar(end, TIME))
         return self._read("silver.trades", asked, before, start, end - 1, instrument.symbol)
+
+    def rows(
+        self,
+        name: str,
+        asked: Any,
+        before: Cause,
+        *,
+        first: int = NO_TIME,
+        symbol: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return rows of a table with a cause before the given one, stored or on their way, in no particular order.
+
+        Args:
+            name: `silver.trades`, `gold.bars`, or one of `more`.
+            asked: Which rows, e.g. `pc.field("symbol") == "BTC-USDT"`.
+            before: What is not yet seen.
+            first: Only files are read that may have a time (that of the table's date) from it on; `asked` says the rest.
+            symbol: Only files are read that may hold it.
+            columns: Some columns; None = all.
+        """
+        return self._read(name, asked, before, first, _MAX_TIME, symbol, columns)
 
     def known_ids(self, instrument: Instrument, ids: Sequence[int | str | None], before: Cause) -> set[int | str]:
         """Return which of these trade ids `silver.trades` holds with a cause before the given one."""

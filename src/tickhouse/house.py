@@ -27,16 +27,19 @@ import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine, Listener
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError
+from tickhouse.follower import Followed, Follower
 from tickhouse.history import LakeHistories
 from tickhouse.journal.base import Journal
+from tickhouse.journal.followed import FollowedRecording
 from tickhouse.journal.recording import Recording
 from tickhouse.journal.sqlite import SqliteAppender, SqliteJournal
-from tickhouse.journal.sqlite_file import translated
+from tickhouse.journal.sqlite_file import connect_read_only, translated
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.plugins import SOURCES, build, names
 from tickhouse.quality.verify import Report, verify
 from tickhouse.rules import Rules, parse_duration
+from tickhouse.serving.hub import Hub
 from tickhouse.serving.queries import Queries
 from tickhouse.settings import HouseRules, Settings
 from tickhouse.sinks.lake import Lake, LakeTables
@@ -52,6 +55,7 @@ __all__ = ["House", "JournalKind", "Work", "house_rules", "open_house", "stored_
 _log = structlog.get_logger(__name__)
 
 _VERSION = 1
+_TABLES_LOCK, _JOURNAL_LOCK = "lock", "ingest.lock"
 _OTHERWISE = "stop that one, or use another --house (reading is always possible)"
 _DYING_S = 5.0
 """How long a killed run's receiving process may take to end: it still flushes what it had received."""
@@ -126,6 +130,10 @@ class House:
             _put(file, about)
         return str(about["id"])
 
+    def is_written(self) -> bool:
+        """Say whether a process that receives into the house, or makes its tables, can be seen from here."""
+        return any(_is_alive(self.path / name) for name in (_JOURNAL_LOCK, _TABLES_LOCK))
+
     def must_exist(self) -> None:
         """Check that there is a house to read.
 
@@ -188,7 +196,7 @@ class House:
             ConfigError: the house has the other kind of journal.
         """
         told = f"{self.path} is being written by process {{holder}}; {_OTHERWISE}"
-        with self._held("lock", told, wait_s=0.0):
+        with self._held(_TABLES_LOCK, told, wait_s=0.0):
             self._claim(kind)
             yield
 
@@ -203,7 +211,7 @@ class House:
         told = (
             f"process {{holder}} receives into {self.path}; stop that one, or use another --house (reading is always possible)"
         )
-        with self._held("ingest.lock", told, wait_s=_DYING_S):
+        with self._held(_JOURNAL_LOCK, told, wait_s=_DYING_S):
             self._claim(kind)
             yield
 
@@ -225,7 +233,10 @@ class House:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield
+            try:
+                yield
+            finally:
+                lock.truncate(0)
 
     def _claim(self, kind: JournalKind) -> None:
         told = f"{self.path} is being made by process {{holder}}; try again"
@@ -328,6 +339,39 @@ class House:
         )
         return Work(engine, pipelines, journal, starts, lake)
 
+    # Following: reading what another process writes, as it writes it.
+
+    def follower(self, hub: Hub) -> Follower:
+        """Return what follows this house into a hub; the house need not exist yet."""
+        return Follower(self._followed, self._journal_identity, hub)
+
+    def _journal_identity(self) -> tuple[int, int] | None:
+        try:
+            stat = self.journal_path.stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
+
+    def _followed(self) -> Followed | None:
+        kind, identity, rules = self.kind, self._journal_identity(), self.stored_rules()
+        if kind is None or identity is None or rules is None:
+            return None
+        journal: Journal
+        if kind == "kafka":
+            raise ConfigError(f"{self.path} is worked off from a topic: its tables can be read, it cannot be followed live yet")
+        if kind == "sqlite":
+            journal = SqliteJournal.open(self.journal_path, read_only=True)
+        else:
+            sources = [build(SOURCES, name, {}) for name in names(SOURCES)]
+            recording = Recording.create_or_open(self.path, None, Opener(sources), read_only=True)
+            journal = FollowedRecording(recording, self._reached)
+        return Followed(journal, rules, self.lake_path, identity)
+
+    def _reached(self) -> int:
+        """Return the offset that the tables have reached."""
+        lake = LakeTables(self.lake_path)
+        return max(lake.position(name).offset for name in ("bronze.trades", "bronze.rejected", "bronze.events"))
+
     def stored_rules(self) -> Rules | None:
         """Return the rules the house was made with; None where there is no house yet."""
         kind = self.kind
@@ -380,6 +424,19 @@ def _put(file: Path, about: dict[str, Any]) -> None:
     draft.replace(file)
 
 
+def _is_alive(lock: Path) -> bool:
+    """Say whether the process that last held a lock is there; asking for the lock itself could make a writer fail."""
+    try:
+        holder = int(lock.read_text().strip() or 0)
+        if holder:
+            os.kill(holder, 0)
+    except PermissionError:
+        return True  # another user's
+    except (OSError, ValueError):
+        return False
+    return holder > 0
+
+
 def _locked(lock: IO[str]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -392,11 +449,7 @@ def _locked(lock: IO[str]) -> bool:
 
 def _peek(journal: Path, query: str) -> tuple[Any, ...] | None:
     """Return the first row of a query; None from a journal without tables, as a kill at its first instant leaves it."""
-    import sqlite3
-
-    is_closed = not journal.with_name(journal.name + "-wal").exists() and not os.access(journal.parent, os.W_OK)
-    how = "immutable=1" if is_closed else "mode=ro"
-    with translated(journal), closing(sqlite3.connect(f"{journal.absolute().as_uri()}?{how}", uri=True)) as connection:
+    with translated(journal), closing(connect_read_only(journal)) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             return None
         row: tuple[Any, ...] | None = connection.execute(query).fetchone()

@@ -30,6 +30,7 @@ Number = int | float
 _FORM = re.compile(r"([a-z][a-z0-9_]*)(?:\((.*)\))?")
 _BAR_COLUMNS = ("open", "high", "low", "close", "volume")
 _MAX_PERIOD = 100_000
+_SAME_SCALE = "Output scale same as input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,8 @@ class CatalogueEntry:
     """Names in order, with their defaults."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    overlays_price: bool
+    """Its values are prices, to be drawn over the bars (TA-Lib says so of its functions)."""
 
 
 def window_values(window: Window, terms: F64, ends: I64, before: I64) -> F64:
@@ -237,6 +240,7 @@ _OURS: dict[str, CatalogueEntry] = {
             {"timeperiod": 20, "nbdev": 2.0},
             ("close",),
             ("upper", "middle", "lower"),
+            overlays_price=True,
         ),
         CatalogueEntry(
             "stddev",
@@ -245,6 +249,7 @@ _OURS: dict[str, CatalogueEntry] = {
             {"timeperiod": 5},
             ("close",),
             ("value",),
+            overlays_price=False,
         ),
         CatalogueEntry(
             "volatility",
@@ -253,6 +258,7 @@ _OURS: dict[str, CatalogueEntry] = {
             {"timeperiod": 20},
             ("close",),
             ("value",),
+            overlays_price=False,
         ),
     )
 }
@@ -275,6 +281,7 @@ def _entries() -> dict[str, CatalogueEntry]:
                 parameters=dict(info["parameters"]),
                 inputs=inputs,
                 outputs=outputs if len(outputs) > 1 else ("value",),
+                overlays_price=_SAME_SCALE in (info["function_flags"] or ()),
             )
     return entries | _OURS
 

@@ -66,8 +66,8 @@ class Board:
         self._waiting: list[tuple[float, Outputs]] = []
         self.clock = NO_TIME
 
-    def update(self, batch: Batch, outputs: Outputs) -> None:
-        """Take a batch and its outputs; the engine's listener, which therefore puts the counting off."""
+    def update(self, batch: Batch | None, outputs: Outputs) -> None:
+        """Take the outputs of a batch, or of several together; an engine's listener, which puts the counting off."""
         del batch
         with self._lock:
             self.clock = outputs.position.clock

@@ -6,7 +6,7 @@ gives the same rows for the same journal however it is cut into batches, killed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import msgspec
@@ -21,7 +21,7 @@ from tickhouse.indicators import Indicators
 from tickhouse.journal.codec import bounded
 from tickhouse.kernel.base import DUPLICATE, REASONS, Gaps, StepOutputs
 from tickhouse.kernel.step import Kernel
-from tickhouse.model import I64, Batch, Beats, Cause, Event, Feed, Feeds, Instrument, Position, Rejected, Trades
+from tickhouse.model import I32, I64, Batch, Beats, Cause, Event, Feed, Feeds, Instrument, Position, Rejected, Trades
 from tickhouse.remake import merge_bars, remake
 from tickhouse.rules import Rules
 from tickhouse.sinks.base import Outputs
@@ -115,6 +115,10 @@ class Pipeline:
     def clock(self) -> int:
         """The last heartbeat fed."""
         return self._kernel.clock
+
+    def open_bars(self, instruments: I32 | None = None, levels: Sequence[int] | None = None) -> pa.Table:
+        """Return the bars that are not final yet as rows of `gold.bars`; see `Kernel.open_bars`. Not while `feed` runs."""
+        return rows.bars(self.partition, self._kernel.open_bars(instruments, levels), self._names, self.rules.intervals)
 
     def snapshot(self) -> bytes:
         """Return the whole state; feeding on from it gives the rows that feeding on from here gives."""

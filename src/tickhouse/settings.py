@@ -22,6 +22,7 @@ __all__ = [
     "JournalSettings",
     "KafkaSettings",
     "LakeSettings",
+    "ServeSettings",
     "Settings",
     "Sources",
     "SparkSettings",
@@ -183,6 +184,23 @@ class Sources(_Section):
     """Settings by source name, e.g. [sources.options.binance] symbols = ["BTC-USDT"]."""
 
 
+class ServeSettings(_Section):
+    """The API and what it allows."""
+
+    host: str = "127.0.0.1"
+    """Where it listens; beyond loopback every request needs a token (`tickhouse token add NAME`)."""
+    port: int = Field(default=8000, ge=0, le=65_535)
+    """Its port; 0 = any free one, printed."""
+    cors: tuple[str, ...] = ()
+    """Origins whose pages may ask from a browser, e.g. "https://desk.example"; empty = none."""
+    rate_per_s: float = Field(default=100.0, gt=0)
+    """Requests a second that one token may make (one address, where no token is needed) in the long run."""
+    burst: int = Field(default=500, ge=1)
+    """Requests that it may make at once."""
+    sql_timeout_s: float = Field(default=10.0, gt=0)
+    """Longest time that a question in SQL may take, seconds."""
+
+
 class Settings(_Section):
     """Everything."""
 
@@ -193,6 +211,7 @@ class Settings(_Section):
     engine: Engine = Engine()
     spark: SparkSettings = SparkSettings()
     sources: Sources = Sources()
+    serve: ServeSettings = ServeSettings()
 
 
 def find_file(given: Path | None = None) -> Path | None:

@@ -74,7 +74,7 @@ def test_a_killed_live_run_proves_every_number(tmp_path: Path) -> None:
     dice = random.Random(2)
     house = tmp_path / "live"
     for _ in range(3):
-        process = tickhouse("run", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms")
+        process = tickhouse("run", "--no-serve", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms")
         until = time.monotonic() + 60
         while not _receiving(house) and time.monotonic() < until:
             time.sleep(0.1)
@@ -82,7 +82,11 @@ def test_a_killed_live_run_proves_every_number(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()[1].decode()
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    finish(tickhouse("run", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms", "--duration", "2s"))
+    finish(
+        tickhouse(
+            "run", "--no-serve", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms", "--duration", "2s"
+        )
+    )
     report = json.loads(finish(tickhouse("verify", "--house", house, "--json")))
     assert report["ok"], report
     assert report["balance"]["received"] > 100
@@ -97,7 +101,7 @@ def _receiving(house: Path) -> bool:
 @pytest.mark.timeout(120)
 def test_ctrl_c_commits_everything_received(tmp_path: Path) -> None:
     house = tmp_path / "live"
-    process = tickhouse("run", "--house", house, "--source", "synthetic", "--json")
+    process = tickhouse("run", "--no-serve", "--house", house, "--source", "synthetic", "--json")
     committed = house / "lake" / "silver" / "trades"
     until = time.monotonic() + 60
     while not list(committed.rglob("*.parquet")) and time.monotonic() < until and process.poll() is None:

@@ -16,7 +16,7 @@ FILES = sorted((SRC / "tickhouse").rglob("*.py"))
 MODULES = [file for file in FILES if file.name != "__main__.py"]
 HEAVY = (
     *("aiohttp", "confluent_kafka", "deltalake", "duckdb", "fastapi", "numba", "numpy", "pandas", "polars", "psycopg"),
-    *("pyarrow", "pydantic", "pyspark", "redis", "rich", "streamlit", "talib", "typer", "uvicorn"),
+    *("pyarrow", "pydantic", "pyspark", "redis", "rich", "starlette", "streamlit", "talib", "typer", "uvicorn"),
 )
 MAX_LINES = 600
 MAX_FUNCTION_LINES = 80
@@ -48,7 +48,7 @@ def test_all_names_every_public_function_and_class(file: Path):
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
-        and not any("command" in ast.unparse(decorator) for decorator in node.decorator_list)
+        and not any(re.search("command|router", ast.unparse(decorator)) for decorator in node.decorator_list)
     }
     assert public <= set(_exported(tree) or ()), "in __all__, or with an underscore"
 

@@ -59,7 +59,8 @@ class EmbeddedEngine:
         history: What the pipelines read back; told what is committed.
         sinks: Each has its own positions.
         commit_every_s: How often rows become visible.
-        snapshot_every_s: How often the state is stored; also at the end.
+        snapshot_every_s: How often the state is stored; also at the end. None = never: the engine follows a house that
+            another process writes, has no sinks and changes nothing.
         listener: Sees every batch and its outputs at once; one at a time, whatever the number of partitions.
         pace_s: Shortest time between two batches of a partition that is not behind. A batch costs the same for one trade as
             for a hundred, so whoever only fills tables takes larger ones.
@@ -73,7 +74,7 @@ class EmbeddedEngine:
         sinks: Sequence[Sink],
         *,
         commit_every_s: float = 1.0,
-        snapshot_every_s: float = 60.0,
+        snapshot_every_s: float | None = 60.0,
         listener: Listener | None = None,
         pace_s: float = 0.0,
     ) -> None:
@@ -87,6 +88,8 @@ class EmbeddedEngine:
         self._until = math.inf
         self._finishing = False
         self._asked = threading.Event()
+        self.feeding = [threading.Lock() for _ in pipelines]
+        """Each is held while that pipeline works, for those who look into it from another thread."""
         self.readers: list[Reader] = []
         """While running, one a partition: for those who show how far it has come."""
 
@@ -116,7 +119,7 @@ class EmbeddedEngine:
             for pipeline, start in zip(self._pipelines, starts, strict=True):
                 self.readers.append(self._journal.reader(pipeline.partition, start.offset, pipeline.feeds))
             self._writer.start()
-            reached = _at_once(self._partition, list(zip(self._pipelines, self.readers, starts, strict=True)), self.stop)
+            reached = _at_once(self._partition, list(starts), self.stop)
             self._writer.finish()
         except BaseException:
             self._writer.abandon()
@@ -126,27 +129,31 @@ class EmbeddedEngine:
                 reader.close()
         return reached
 
-    def _partition(self, pipeline: Pipeline, reader: Reader, start: Position) -> Position:
+    def _partition(self, number: int, start: Position) -> Position:
         """Run one partition: the loop that everything else serves."""
-        position, stored = start, start
-        due = time.monotonic() + self._snapshot_every_s
+        pipeline, reader = self._pipelines[number], self.readers[number]
+        position, stored, due = start, start, self._next_snapshot()
         while time.monotonic() < self._until:
             batch = reader.read(_READ_TIMEOUT_S)
             if batch is not None:
-                position = self._feed(pipeline, batch)
+                position = self._feed(number, batch)
                 if self._pace_s and len(batch.trades) < _BEHIND_ROWS and reader.drained and not self._finishing:
                     self._asked.wait(self._pace_s)
             elif reader.exhausted or (self._finishing and reader.drained):
                 break
             if time.monotonic() >= due and position != stored:
                 self._writer.put(_Snapshot(pipeline.partition, position, pipeline.snapshot()))
-                stored, due = position, time.monotonic() + self._snapshot_every_s
-        if position != stored:
+                stored, due = position, self._next_snapshot()
+        if position != stored and self._snapshot_every_s is not None:
             self._writer.put(_Snapshot(pipeline.partition, position, pipeline.snapshot()))
         return position
 
-    def _feed(self, pipeline: Pipeline, batch: Batch) -> Position:
-        outputs = pipeline.feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
+    def _next_snapshot(self) -> float:
+        return math.inf if self._snapshot_every_s is None else time.monotonic() + self._snapshot_every_s
+
+    def _feed(self, number: int, batch: Batch) -> Position:
+        with self.feeding[number]:
+            outputs = self._pipelines[number].feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
         if self._listener is not None:
             with self._listening:
                 self._listener(batch, outputs)
@@ -154,27 +161,23 @@ class EmbeddedEngine:
         return outputs.position
 
 
-def _at_once(
-    work: Callable[[Pipeline, Reader, Position], Position],
-    parts: list[tuple[Pipeline, Reader, Position]],
-    stop: Callable[[], None],
-) -> list[Position]:
-    """Run `work` for each part, each in a thread of its own where there are several; raise the first error, after all ended."""
-    if len(parts) == 1:
-        return [work(*parts[0])]
+def _at_once(work: Callable[[int, Position], Position], starts: list[Position], stop: Callable[[], None]) -> list[Position]:
+    """Run `work` for each partition, in a thread each where there are several; raise the first error, after all ended."""
+    if len(starts) == 1:
+        return [work(0, starts[0])]
     reached: dict[int, Position] = {}
     errors: list[BaseException] = []
 
     def guarded(number: int) -> None:
         try:
-            reached[number] = work(*parts[number])
+            reached[number] = work(number, starts[number])
         except BaseException as error:  # noqa: BLE001  a thread's boundary: raised again below
             errors.append(error)
             stop()
 
     threads = [
         threading.Thread(target=guarded, args=(number,), name=f"tickhouse-partition-{number}", daemon=True)
-        for number in range(len(parts))
+        for number in range(len(starts))
     ]
     for thread in threads:
         thread.start()
@@ -182,7 +185,7 @@ def _at_once(
         thread.join()
     if errors:
         raise errors[0]
-    return [reached[number] for number in range(len(parts))]
+    return [reached[number] for number in range(len(starts))]
 
 
 class _Handover(queue.Queue[Outputs | _Snapshot | None]):

@@ -40,7 +40,6 @@ _PRODUCING: dict[str, Any] = {
     "acks": "all",
     "compression.type": "lz4",
     "linger.ms": 1,
-    "batch.size": 1 << 20,
     "message.timeout.ms": 0,  # a broker that is away is waited for
     "queue.buffering.max.messages": 500_000,
     "queue.buffering.max.kbytes": 256 << 10,
@@ -79,7 +78,7 @@ class KafkaAppender:
         topic = self._topic
         self._form = _form(topic)
         self._error: KafkaError | None = None
-        largest = {"message.max.bytes": max(topic.message_bytes, 1_000_000)}
+        largest = {"message.max.bytes": topic.message_bytes, "batch.size": min(1 << 20, topic.message_bytes)}
         config = {**client_config(topic.settings), **_PRODUCING, **largest, "error_cb": quiet, "on_delivery": self._delivered}
         self._producer = Producer(config)
         self._feeds = Feeds()

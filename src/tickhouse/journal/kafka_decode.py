@@ -17,10 +17,16 @@ from tickhouse.journal.codec import bounded
 from tickhouse.journal.kafka_avro import AvroReader
 from tickhouse.journal.kafka_forms import decode_arrow, decode_json
 from tickhouse.journal.kafka_messages import FOREIGN_SOURCE, FeedReader, Message, event_of, rejected_of, rules_of, trade_of
-from tickhouse.model import HEARTBEAT_US, NO_TIME, Batch, Beats, Event, Feeds, Rejected, Trades
+from tickhouse.journal.kafka_scan import MessageScanner, Scanned
+from tickhouse.model import HEARTBEAT_US, I32, NO_TIME, Batch, Beats, Event, Feeds, Rejected, Trades
 from tickhouse.rules import Rules
 
 __all__ = ["Decoder"]
+
+_FEW = 16
+"""Messages that are not worth compiled code; the first call of it costs."""
+_LONG_BYTES = 4_096
+"""A message of our own that is longer is a batch, or rejected bytes."""
 
 
 class Decoder:
@@ -40,6 +46,8 @@ class Decoder:
         self._partition = partition
         self._feeds = feeds
         self._feed_reader = FeedReader()
+        self._scanner: MessageScanner | None = None
+        self._codes: I32 = np.empty(0, np.int32)
         self._avro = avro
 
     @property
@@ -56,18 +64,21 @@ class Decoder:
             times: The record time of each, UTC microseconds; 0 or less = none. Needed only where `wants_times`.
             next_offset: The offset after the last.
         """
-        found = _Found()
-        for i, (offset, value) in enumerate(zip(offsets, values, strict=True)):
+        found = _Found(offsets)
+        lines = self._scan(values, found) if self.makes_beats is False else range(len(values))
+        for line in lines:
+            value = values[line]
             if self.makes_beats is None:
                 self.makes_beats = not self._is_ours(value)
-            if self.makes_beats and times[i] > 0:
-                self._beat(times[i] // HEARTBEAT_US * HEARTBEAT_US, offset, -1, found)
+            if self.makes_beats and times[line] > 0:
+                self._beat(times[line] // HEARTBEAT_US * HEARTBEAT_US, line, -1, found)
             try:
-                self._read(offset, value, found)
+                self._read(line, value, found)
             except DataError as error:
-                received_at = times[i] if times and times[i] > 0 else NO_TIME
-                rejected = Rejected(FOREIGN_SOURCE, received_at, error.reason, value or b"", offset)
+                received_at = times[line] if times and times[line] > 0 else NO_TIME
+                rejected = Rejected(FOREIGN_SOURCE, received_at, error.reason, value or b"", offsets[line])
                 found.rejected.append(bounded(rejected))
+        self._take(found, len(values))
         return Batch(
             self._partition,
             found.trades.build(),
@@ -85,26 +96,81 @@ class Decoder:
         except DataError:
             return None
 
-    def _read(self, offset: int, payload: bytes | None, found: _Found) -> None:
+    def _scan(self, values: Sequence[bytes | None], found: _Found) -> Sequence[int]:
+        """Read what can be read at once; return which messages are left to be read one by one."""
+        if len(values) < _FEW or max(len(value) if value else 0 for value in values) > _LONG_BYTES:
+            return range(len(values))
+        joined = b"\n".join([value or b"" for value in values]) + b"\n"
+        if joined.count(b"\n") != len(values):
+            return range(len(values))
+        self._scanner = self._scanner or MessageScanner()
+        found.scanned, left = self._scanner.scan(joined, len(values))
+        rest: list[int] = left.tolist()
+        return rest
+
+    def _take(self, found: _Found, line: int) -> None:
+        """Put the scanned trades that stand before a message among the others."""
+        begin, end = found.taken, found.scanned_before(line)
+        if found.scanned is None or begin == end:
+            return
+        found.taken = end
+        part = found.scanned.cut(slice(begin, end))
+        rows = end - begin
+        found.trades.extend(
+            Trades(
+                feed=self._head_codes(part.head)[part.head],
+                ts=part.ts,
+                received_at=part.received_at,
+                price=part.price,
+                size=part.size,
+                trade_id=part.trade_id,
+                trade_id_hi=np.zeros(rows, np.int64),
+                side=part.side,
+                kind=np.zeros(rows, np.int8),
+                backfilled=np.zeros(rows, np.int8),
+                offset=np.array(found.offsets, np.int64)[part.line],
+                row=np.zeros(rows, np.int32),
+            )
+        )
+
+    def _head_codes(self, heads: I32) -> I32:
+        """Return the feed code of each head known so far; those of `heads` are interned as they come."""
+        assert self._scanner is not None
+        more = len(self._scanner.feeds) - len(self._codes)
+        if more:
+            self._codes = np.append(self._codes, np.full(more, -1, np.int32))
+        new = heads[self._codes[heads] < 0]
+        if len(new):
+            found, first = np.unique(new, return_index=True)
+            for head in found[np.argsort(first)].tolist():
+                feed = self._scanner.feeds[head]
+                assert feed is not None
+                self._codes[head] = self._feeds.code(feed)
+        return self._codes
+
+    def _read(self, line: int, payload: bytes | None, found: _Found) -> None:
+        offset = found.offsets[line]
         if payload is None:
             raise DataError("tombstone", "a message without a value")
         if payload[:1] == b"\xff":
+            self._take(found, line)
             found.trades.extend(self._arrow(payload, offset))
             return
         message = self._message(payload)
         if message.type == "trade":
+            self._take(found, line)
             trade, received_at = trade_of(message, self._feed_reader)
             found.trades.add(trade, self._feeds.code(trade.feed), received_at, offset, 0)
         elif message.type == "heartbeat":
             if message.clock is None or message.clock % HEARTBEAT_US:
                 raise DataError("schema", f"a heartbeat's clock must be a multiple of {HEARTBEAT_US}, not {message.clock}")
-            self._beat(message.clock, offset, 0, found)
+            self._beat(message.clock, line, 0, found)
         elif message.type == "event":
-            found.events.append(event_of(message, offset, len(found.trades)))
+            found.events.append(event_of(message, offset, found.before(line)))
         elif message.type == "rejected":
             found.rejected.append(rejected_of(message, offset))
         elif message.type == "rules":
-            found.events.append(_rules_event(rules_of(message), offset, len(found.trades)))
+            found.events.append(_rules_event(rules_of(message), offset, found.before(line)))
         else:
             found.ignored += message.count or 0
 
@@ -125,10 +191,10 @@ class Decoder:
         arrays["feed"] = codes[arrays["feed"]]
         return Trades(**arrays, offset=np.full(rows, offset, np.int64), row=np.arange(rows, dtype=np.int32), text=text)
 
-    def _beat(self, clock: int, offset: int, row: int, found: _Found) -> None:
+    def _beat(self, clock: int, line: int, row: int, found: _Found) -> None:
         if clock > self.clock:
             self.clock = clock
-            found.beats.append((clock, len(found.trades), offset, row))
+            found.beats.append((clock, found.before(line), found.offsets[line], row))
 
     def _is_ours(self, payload: bytes | None) -> bool:
         message = self.message(payload)
@@ -138,13 +204,25 @@ class Decoder:
 class _Found:
     """What a batch holds so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, offsets: Sequence[int]) -> None:
+        self.offsets = offsets
         self.trades = TradesBuilder()
+        self.scanned: Scanned | None = None
+        self.taken = 0
+        """How many of the scanned trades are among the others."""
         self.beats: list[tuple[int, int, int, int]] = []
         """(clock, trades before it, offset, row)."""
         self.rejected: list[Rejected] = []
         self.events: list[Event] = []
         self.ignored = 0
+
+    def scanned_before(self, line: int) -> int:
+        """Return how many scanned trades stand before a message."""
+        return 0 if self.scanned is None else int(np.searchsorted(self.scanned.line, line))
+
+    def before(self, line: int) -> int:
+        """Return how many trades stand before a message that is being read."""
+        return len(self.trades) + self.scanned_before(line) - self.taken
 
 
 def _rules_event(rules: Rules, offset: int, at: int) -> Event:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tickhouse.errors import DataError, MalformedError
+from tickhouse.errors import ConfigError, DataError, MalformedError
 from tickhouse.journal.codec import bounded
 from tickhouse.model import NO_TIME, Event, Feed, Identity, Rejected, Side, Trade
 from tickhouse.rules import Rules
@@ -237,7 +237,7 @@ def rules_of(message: Message) -> Rules:
     """
     try:
         return Rules.from_json((message.detail or "").encode())
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ConfigError) as error:
         raise DataError("schema", f"rules: {error}") from error
 
 

@@ -17,7 +17,7 @@ from tickhouse.journal.base import Journal, Reader
 from tickhouse.model import Batch, Feeds, Position
 from tickhouse.rules import Rules
 
-__all__ = ["PacedJournal", "PacedReader"]
+__all__ = ["PacedJournal", "PacedReader", "at_heartbeats"]
 
 
 class PacedReader:
@@ -45,7 +45,7 @@ class PacedReader:
             batch = self._reader.read(timeout_s)
             if batch is None:
                 return None
-            self._pieces = _at_heartbeats(batch)
+            self._pieces = at_heartbeats(batch)
         piece = self._pieces[0]
         wait_s = self._wait_s(piece)
         if wait_s > timeout_s:
@@ -78,7 +78,8 @@ class PacedReader:
         return began + (clock - first) / 1e6 / self._multiple - time.monotonic()
 
 
-def _at_heartbeats(batch: Batch) -> list[Batch]:
+def at_heartbeats(batch: Batch) -> list[Batch]:
+    """Return a batch cut before each of its heartbeats."""
     beats = batch.beats
     if not len(beats):
         return [batch]

@@ -17,7 +17,7 @@ import msgspec
 
 from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
 from tickhouse.journal.recording_reader import FileEntry, RecordingReader, check_order
-from tickhouse.journal.sqlite_file import journal_file, translated
+from tickhouse.journal.sqlite_file import connect_read_only, journal_file, translated
 from tickhouse.lines import FileOptions, LineFile, OpenFile
 from tickhouse.model import NO_TIME, Feeds, Position
 from tickhouse.rules import Rules
@@ -69,11 +69,12 @@ class Recording:
         file = journal_file(path)
         if read_only and not file.is_file():
             raise ConfigError(f"there is no journal at {file}; begin one with `tickhouse replay FILES --house {path}`")
-        if not read_only:
+        if read_only:
+            database = connect_read_only(file)
+        else:
             file.parent.mkdir(parents=True, exist_ok=True)
-        uri = f"{file.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        with translated(file):
-            database = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+            with translated(file):
+                database = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
         journal = cls(database, file, open_file, read_only=read_only)
         try:
             with translated(file):

@@ -35,6 +35,7 @@ from tickhouse.journal.sqlite_file import (
     JOURNAL_FILE,
     Sync,
     connect,
+    connect_read_only,
     corrupt,
     create_or_check,
     journal_file,
@@ -67,12 +68,13 @@ class SqliteJournal:
 
     partitions = 1
 
-    def __init__(self, file: Path, rules: Rules, sync: Sync) -> None:
+    def __init__(self, file: Path, rules: Rules, sync: Sync, *, read_only: bool = False) -> None:
         self.file = file
         self._rules = rules
         self._sync: Sync = sync
+        self._read_only = read_only
         self._lock = threading.Lock()
-        self._connection = connect(file, sync)
+        self._connection = connect_read_only(file) if read_only else connect(file, sync)
 
     @classmethod
     def create_or_open(cls, path: Path, rules: Rules, sync: Sync = "normal") -> SqliteJournal:
@@ -94,8 +96,12 @@ class SqliteJournal:
         return cls(file, rules, sync)
 
     @classmethod
-    def open(cls, path: Path) -> SqliteJournal:
+    def open(cls, path: Path, *, read_only: bool = False) -> SqliteJournal:
         """Return the journal of an existing house, with the rules it was made with.
+
+        Args:
+            path: The house's folder, or the journal's file in it (`*.db`).
+            read_only: Change nothing; for those who follow a house that another process writes.
 
         Raises:
             ConfigError: there is no journal at `path`.
@@ -103,9 +109,9 @@ class SqliteJournal:
         file = journal_file(path)
         if not file.is_file():
             raise ConfigError(f"there is no journal at {file}; start one with `tickhouse run` or name another house")
-        with translated(file), closing(connect(file, "normal")) as connection:
+        with translated(file), closing(connect_read_only(file) if read_only else connect(file, "normal")) as connection:
             rules = stored_rules(connection, file)
-        return cls(file, rules, "normal")
+        return cls(file, rules, "normal", read_only=read_only)
 
     def rules(self) -> Rules:
         """Return the rules the house was made with."""
@@ -128,7 +134,7 @@ class SqliteJournal:
         """
         if partition:
             raise ConfigError(f"a SQLite journal has the one partition 0, not {partition}")
-        return SqliteReader(self.file, start, feeds)
+        return SqliteReader(self.file, start, feeds, read_only=self._read_only)
 
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:  # noqa: ARG002  (one partition)
         """Return the newest stored snapshot and where it was taken."""
@@ -365,7 +371,7 @@ class SqliteReader:
     drained = True
     """When `read` gives nothing, nothing is there."""
 
-    def __init__(self, file: Path, start: int, feeds: Feeds) -> None:
+    def __init__(self, file: Path, start: int, feeds: Feeds, *, read_only: bool = False) -> None:
         self._file = file
         self._feeds = feeds
         self._feed_codes: I32 = np.empty(0, np.int32)
@@ -375,7 +381,7 @@ class SqliteReader:
         self._seen = -1
         """SQLite's `data_version` when there was nothing more to read; it changes with every commit of another connection."""
         with translated(file):
-            self._connection = connect(file, "normal")
+            self._connection = connect_read_only(file) if read_only else connect(file, "normal")
             self._check_kept(start)
 
     def read(self, timeout_s: float) -> Batch | None:

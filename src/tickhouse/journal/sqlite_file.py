@@ -5,6 +5,7 @@ The SQLite journal, its appender and its readers each open it for themselves; SQ
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +23,7 @@ __all__ = [
     "JOURNAL_FILE",
     "Sync",
     "connect",
+    "connect_read_only",
     "corrupt",
     "create_or_check",
     "journal_file",
@@ -70,6 +72,19 @@ def connect(file: Path, sync: Sync) -> sqlite3.Connection:
         connection.close()
         raise _meaning(file, error) from error
     return connection
+
+
+def connect_read_only(file: Path) -> sqlite3.Connection:
+    """Open a connection that cannot change the journal, also in a folder that cannot be written.
+
+    There, without the write-ahead log of a running writer, the file is taken as it is: nobody can change it meanwhile.
+    """
+    is_closed = not file.with_name(file.name + "-wal").exists() and not os.access(file.parent, os.W_OK)
+    uri = f"{file.absolute().as_uri()}?{'immutable=1' if is_closed else 'mode=ro'}"
+    try:
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise _meaning(file, error) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -132,6 +133,17 @@ class KernelProtocol(Protocol):
 
     def refilled(self, instrument: int, first: int, last: int, offset: int, row: int) -> Gaps:
         """Close as lost what a finished refill has left missing."""
+        ...
+
+    def open_bars(self, instruments: I32 | None = None, levels: Sequence[int] | None = None) -> Bars:
+        """Return the bars that are not final yet, each as if it were issued now; a pure read-out, never stored.
+
+        Their `revision`, `available_at` and cause mean nothing. Not while `feed` runs.
+
+        Args:
+            instruments: Codes; None = all.
+            levels: Indices into `Rules.intervals`; None = all.
+        """
         ...
 
     def snapshot(self) -> bytes:

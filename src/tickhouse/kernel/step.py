@@ -8,7 +8,7 @@ calls is in `continuity`, `bars` and `anomaly`. It works on arrays that do not g
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +23,7 @@ from tickhouse.kernel.base import ACCEPTED, DUPLICATE, GAP_LOST, Bars, Gaps, Rem
 from tickhouse.kernel.continuity import NO_ROOM, judge_contiguous, judge_unique, link, open_due_gaps
 from tickhouse.kernel.exact import LIMBS
 from tickhouse.kernel.levels import FUTURE_US, settings_of, zones_of
+from tickhouse.kernel.open_bars import OpenBars
 from tickhouse.kernel.state import (
     AT_BEAT,
     AT_TRADE,
@@ -56,7 +57,7 @@ from tickhouse.kernel.state import (
     unpacked,
     with_instruments,
 )
-from tickhouse.model import I64, NO_TIME, Beats, Feeds, Trades
+from tickhouse.model import I32, I64, NO_TIME, Beats, Feeds, Trades
 from tickhouse.rules import Rules
 
 __all__ = ["Kernel"]
@@ -353,6 +354,7 @@ class Kernel:
         self._bars = np.zeros(256, _BAR_ROW)
         self._gaps = np.zeros(256, _GAP_ROW)
         self._remakes = np.zeros(64, _REMAKE_ROW)
+        self._open = OpenBars(_BAR_ROW)
 
     def _empty(self) -> State:
         return empty_state(len(self._settings.levels), self._settings.window, LIMBS)
@@ -548,6 +550,10 @@ class Kernel:
         self._state.gaps[start : start + len(left)] = left
         known["gaps"] = len(left)
         return _columns(Gaps, rows)
+
+    def open_bars(self, instruments: I32 | None = None, levels: Sequence[int] | None = None) -> Bars:
+        """Return the bars that are not final yet, each as if it were issued now; changes nothing."""
+        return _columns(Bars, self._open.read(self._state, self._settings, self._met, instruments, levels))
 
     def snapshot(self) -> bytes:
         """Return the whole state with a format version; equal states give equal bytes."""

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from tickhouse.errors import ConfigError, LogCorruptError, OutOfRangeError
 from tickhouse.rules import parse_duration
+from tickhouse.serving.instruments import Instruments
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES, Table
@@ -33,6 +34,7 @@ When = datetime | date | str
 _SETTINGS: dict[str, Any] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    "temp_directory": "",  # nothing is written, not even what does not fit into memory
 }
 _SQL_TYPES = {
     pa.int32(): "INTEGER",
@@ -43,6 +45,7 @@ _SQL_TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
 }
+_BOUNDED_ROWS = 1_000
 _BAR_KEY = "venue, symbol, interval, start, origin"
 _INDICATOR_KEY = "venue, symbol, interval, start, indicator, output"
 _GAP_KEY = "venue, symbol, epoch, first_missing_id"
@@ -57,6 +60,17 @@ class Queries:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._instruments = Instruments(path)
+        self._settings = dict(_SETTINGS)
+
+    def limit(self, *, threads: int, memory: str) -> None:
+        """Bound what a query may take of the machine, for those who answer for others.
+
+        Args:
+            threads: At most so many.
+            memory: E.g. `1GB`; a query that needs more fails.
+        """
+        self._settings |= {"threads": threads, "memory_limit": memory}
 
     def bars(
         self,
@@ -180,12 +194,82 @@ class Queries:
         latest = "" if changes else _latest(_GAP_KEY, 'clock, "offset", "row"')
         return self._select("gold.gaps", where, as_of, latest, f'{_GAP_KEY}, clock, "offset", "row"', symbol)
 
+    def page(
+        self,
+        name: str,
+        asked: Mapping[str, Any],
+        *,
+        start: When | None = None,
+        end: When | None = None,
+        as_of: When | None = None,
+        order: Sequence[str],
+        latest_by: str = "",
+        limit: int,
+        newest: bool = False,
+        after: Sequence[Any] | None = None,
+        below: int | None = None,
+    ) -> tuple[pl.DataFrame, int]:
+        """Return one page of a table with its cause, and the position that it was read at.
+
+        Asked again with that position as `below` and the last row's place as `after`, it gives the page that follows, whatever
+        was committed meanwhile.
+
+        Args:
+            name: Which table.
+            asked: Column -> value; `symbol` and `venue` in any spelling.
+            start: First instant of the table's time column, included.
+            end: Instants before it.
+            as_of: See only what was known then.
+            order: Columns that order rows without ties; a time that is missing stands before all others.
+            latest_by: Key of which only the latest revision is wanted; empty = every row.
+            limit: Rows at most.
+            newest: The last rows, not the first; still in order.
+            after: Values of `order` in the row before the page, times in microseconds (-1 = missing).
+            below: See only rows caused below this offset.
+
+        Raises:
+            ConfigError: the symbol or a time means nothing, or the symbol is not known.
+        """
+        lake = LakeTables(self._path)
+        position = lake.position(name).offset if below is None else below
+        where = _Where().instrument(asked.get("symbol"), asked.get("venue")).between(TABLES[name].date_from, start, end)
+        for column, value in asked.items():
+            if column not in ("symbol", "venue") and value is not None:
+                where.equal(column, value)
+        where.below(position)
+        keys = [_sortable(TABLES[name], column) for column in order]
+        latest = _latest(latest_by, "available_at") if latest_by else ""
+        inner = f"SELECT * EXCLUDE (date) FROM {name} WHERE {where.text} {latest}"
+        values = list(where.values)
+        text = f"SELECT * FROM ({inner})"
+        if after is not None:
+            text += f" WHERE ({', '.join(keys)}) > ({', '.join('?' for _ in keys)})"
+            values += after
+        text += f" ORDER BY {', '.join(f'{key} DESC' if newest else key for key in keys)} LIMIT {int(limit)}"
+        with self._session((name,), as_of, lake) as session:
+            found = _frame(session.sql(text, params=values), None)
+        if not len(found) and where.symbol is not None and after is None:
+            self._must_be_known(where)
+        return (found.reverse() if newest else found), position
+
     def symbols(self) -> pl.DataFrame:
         """Return every instrument with its number of accepted trades and the times of the first and the last."""
         return self.sql(
             "SELECT venue, symbol, count(*) AS trades, min(ts) AS first_ts, max(ts) AS last_ts "
             "FROM silver.trades GROUP BY ALL ORDER BY ALL"
         )
+
+    def instruments(self) -> pl.DataFrame:
+        """Return every instrument with its trades, first and last price and the change over its last 24 hours."""
+        return self._instruments.frame()
+
+    def must_be_known(self, symbol: str, venue: str | None = None) -> None:
+        """Check that there is such an instrument.
+
+        Raises:
+            ConfigError: there is none; the nearest is named.
+        """
+        self._must_be_known(_Where().instrument(symbol, venue))
 
     def row_counts(self) -> dict[str, int]:
         """Return how many rows every table has; reads no file but the logs."""
@@ -199,6 +283,7 @@ class Queries:
         *,
         as_of: When | None = None,
         max_rows: int | None = None,
+        max_bytes: int | None = None,
         timeout_s: float | None = None,
     ) -> pl.DataFrame:
         """Run one SELECT over `bronze.trades`, `silver.trades`, `gold.bars`, ... and the views below.
@@ -211,6 +296,7 @@ class Queries:
             parameters: For `?` (a sequence) or `$name` (a mapping).
             as_of: Every table then holds only what was known at that instant.
             max_rows: Return at most so many rows.
+            max_bytes: Refuse an answer that takes more memory.
             timeout_s: Stop the query after so many seconds.
 
         Raises:
@@ -224,7 +310,7 @@ class Queries:
             if timer is not None:
                 timer.start()
             try:
-                return _frame(session.sql(query, params=parameters), max_rows)
+                return _frame(session.sql(query, params=parameters), max_rows, max_bytes)
             except duckdb.InterruptException as error:
                 raise ConfigError(
                     f"the query took longer than {timeout_s} s; ask for less, e.g. with WHERE date = ..."
@@ -248,6 +334,9 @@ class Queries:
 
     def _must_be_known(self, where: _Where) -> None:
         """Tell an unknown symbol from one without rows."""
+        traded = self._instruments.frame().filter(pl.col("symbol") == where.symbol)
+        if len(traded) and (where.venue is None or where.venue in set(traded["venue"])):
+            return
         with self._session(("bronze.trades",), None) as session:
             text = "SELECT DISTINCT symbol, venue FROM bronze.trades"
             known = _frame(session.sql(text), None)
@@ -261,10 +350,12 @@ class Queries:
             raise ConfigError(f"{symbol} is not known at venue {venue!r}; it is at {', '.join(venues)}")
 
     @contextmanager
-    def _session(self, names: Sequence[str], as_of: When | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _session(
+        self, names: Sequence[str], as_of: When | None, lake: LakeTables | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open DuckDB with views of the tables named, each over the files of one commit."""
-        lake = LakeTables(self._path)
-        session = duckdb.connect(config=_SETTINGS)
+        lake = lake or LakeTables(self._path)
+        session = duckdb.connect(config=self._settings)
         try:
             session.execute("SET TimeZone = 'UTC'")
             session.execute("CREATE SCHEMA bronze; CREATE SCHEMA silver; CREATE SCHEMA gold")
@@ -316,6 +407,11 @@ class _Where:
             self.equal("venue", self.venue)
         return self
 
+    def below(self, offset: int) -> _Where:
+        self._parts.append('"offset" < ?')
+        self.values.append(offset)
+        return self
+
     def between(self, column: str, start: When | None, end: When | None) -> _Where:
         for bound, sign in ((start, ">="), (end, "<")):
             if bound is not None:
@@ -328,6 +424,11 @@ def wide_name(indicator: str, output: str) -> str:
     """Return the column of an indicator's output in wide form, e.g. `bbands_20_2_upper`."""
     text = indicator if output == "value" else f"{indicator}_{output}"
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _sortable(table: Table, column: str) -> str:
+    is_time = pa.types.is_timestamp(table.schema.field(column).type)
+    return f'coalesce(epoch_us("{column}"), -1)' if is_time else f'"{column}"'
 
 
 def _instant(when: When) -> datetime:
@@ -401,12 +502,32 @@ def _must_read_only(session: duckdb.DuckDBPyConnection, query: str) -> None:
         raise ConfigError(f"only one SELECT at a time can be asked for, given: {found}")
 
 
-def _frame(relation: duckdb.DuckDBPyRelation | None, max_rows: int | None) -> pl.DataFrame:
+def _frame(relation: duckdb.DuckDBPyRelation | None, max_rows: int | None, max_bytes: int | None = None) -> pl.DataFrame:
     assert relation is not None
+    wanted = relation if max_rows is None else relation.limit(max_rows)
     try:
-        frame: pl.DataFrame = (relation if max_rows is None else relation.limit(max_rows)).pl()
-    except pl.exceptions.PolarsError as error:
+        if max_bytes is None:
+            frame: pl.DataFrame = wanted.pl()
+            return frame
+        return _bounded(wanted, max_bytes)
+    except (pl.exceptions.PolarsError, pa.ArrowException) as error:
         raise ConfigError(
             f"the answer has a column of a type that cannot be shown ({error}); cast it, e.g. x::VARCHAR"
         ) from error
+
+
+def _bounded(relation: duckdb.DuckDBPyRelation, max_bytes: int) -> pl.DataFrame:
+    reader = relation.to_arrow_reader(_BOUNDED_ROWS)
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    try:
+        for batch in reader:
+            size += batch.nbytes
+            if size > max_bytes:
+                raise ConfigError(f"the answer has more than {max_bytes >> 20} MiB; ask for fewer columns or rows")
+            batches.append(batch)
+    except OSError as error:  # what DuckDB says while its rows are read comes in this form
+        raise (duckdb.InterruptException if "INTERRUPT" in str(error) else duckdb.Error)(str(error)) from error
+    frame = pl.from_arrow(pa.Table.from_batches(batches, reader.schema))
+    assert isinstance(frame, pl.DataFrame)
     return frame

@@ -3,9 +3,6 @@
 `files.py` gives it chunks of whole lines. The layout (which keys, in which order, how spaced) is learned from the lines
 themselves; a line that differs in any way, or holds anything beyond plain text and plain decimal numbers, is handed back and
 read one by one. What the scanner does read is equal, bit for bit, to what that slow way gives.
-
-A decimal of mantissa m and f fractional digits is m / 10^f, one correctly rounded division, where m < 2^53 and f <= 22 (the
-fast path of Clinger, "How to read floating point numbers accurately", 1990).
 """
 
 from __future__ import annotations
@@ -16,13 +13,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from tickhouse.errors import DataError
 from tickhouse.lines import FileOptions
 from tickhouse.model import I64, NO_TIME, Trades
+from tickhouse.scanning import HASH_PRIME, byte, decimal, digits, text_code
 from tickhouse.sources.file_columns import Columns
 from tickhouse.sources.file_flat import Line, json_record
 from tickhouse.sources.file_rows import FlatRows
@@ -48,9 +44,6 @@ _SLOTS, _MAX_SYMBOLS, _ARENA_BYTES = 1 << 17, 1 << 15, 1 << 20
 
 _TEXT = rb'"(?:[^"\\\x00-\x1f]|\\.)*"'
 _PAIR = re.compile(rb"(\s*(" + _TEXT + rb")\s*:\s*)(" + _TEXT + rb"|-?[0-9][0-9.eE+-]*|true|false|null)(\s*)")
-_POW10 = np.array([float(f"1e{i}") for i in range(23)])
-_PRIME = 1_099_511_628_211
-_EXACT = 1 << 53
 
 
 class Scanned(NamedTuple):
@@ -245,87 +238,21 @@ def _packed(word: str) -> int:
     return int.from_bytes(word.encode(), "big")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _byte(_typing: Any, address: Any, at: Any) -> Any:  # noqa: ARG001 - their types are declared
-    """Return the byte at `address` + `at`: an index into an array costs a check for negative ones, half of a scan."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        where = builder.inttoptr(builder.add(args[0], args[1]), ir.IntType(8).as_pointer())
-        return builder.zext(builder.load(where), ir.IntType(64))
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
-def _digits(buf: Any, at: Any) -> Any:
-    """Return (value, end) of an unsigned whole number without leading zeros; end = -1 where there is none."""
-    begin = at
-    value: Any = 0
-    while True:
-        digit = _byte(buf, at) - 48
-        if digit < 0 or digit > 9:
-            break
-        value = value * 10 + digit
-        at += 1
-    length = at - begin
-    if length == 0 or length > 18 or (_byte(buf, begin) == 48 and length > 1):
-        return value, -1
-    return value, at
-
-
-@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
-def _decimal(buf: Any, at: Any) -> Any:
-    """Return (value, end) of a plain decimal; end = -1 where there is none that is exact, and for a negative zero."""
-    is_negative = _byte(buf, at) == 45
-    if is_negative:
-        at += 1
-    begin = at
-    mantissa: Any = 0
-    fraction = 0
-    while True:
-        digit = _byte(buf, at) - 48
-        if digit < 0 or digit > 9:
-            break
-        mantissa = mantissa * 10 + digit
-        at += 1
-    length = at - begin
-    if length == 0 or (_byte(buf, begin) == 48 and length > 1):
-        return 0.0, -1
-    if _byte(buf, at) == 46:
-        at += 1
-        point = at
-        while True:
-            digit = _byte(buf, at) - 48
-            if digit < 0 or digit > 9:
-                break
-            mantissa = mantissa * 10 + digit
-            at += 1
-        fraction = at - point
-        if fraction == 0:
-            return 0.0, -1
-    if length + fraction > 18 or mantissa >= _EXACT:
-        return 0.0, -1
-    value = np.float64(mantissa) / _POW10[fraction]
-    if is_negative:
-        return (-value, at) if mantissa else (0.0, -1)
-    return value, at
-
-
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _text_end(buf: Any, at: Any) -> Any:
     """Return where the plain ASCII text from `at` on ends (its closing quote); -1 where it is not plain."""
     while True:
-        byte = _byte(buf, at)
-        if byte == 34:
+        letter = byte(buf, at)
+        if letter == 34:
             return at
-        if byte < 32 or byte == 92 or byte >= 128:
+        if letter < 32 or letter == 92 or letter >= 128:
             return -1
         at += 1
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _is_null(buf: Any, at: Any) -> Any:
-    return _byte(buf, at) == 110 and _byte(buf, at + 1) == 117 and _byte(buf, at + 2) == 108 and _byte(buf, at + 3) == 108
+    return byte(buf, at) == 110 and byte(buf, at + 1) == 117 and byte(buf, at + 2) == 108 and byte(buf, at + 3) == 108
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
@@ -333,12 +260,12 @@ def _word(buf: Any, at: Any) -> Any:
     """Return (letters packed in lower case, end) of a short word; end = -1 where there is none."""
     packed: Any = 0
     for _ in range(7):
-        byte = _byte(buf, at)
-        if 65 <= byte <= 90:
-            byte += 32
-        if byte < 97 or byte > 122:
+        letter = byte(buf, at)
+        if 65 <= letter <= 90:
+            letter += 32
+        if letter < 97 or letter > 122:
             break
-        packed = packed * 256 + byte
+        packed = packed * 256 + letter
         at += 1
     return packed, at if packed else -1
 
@@ -346,46 +273,15 @@ def _word(buf: Any, at: Any) -> Any:
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _skipped(buf: Any, at: Any) -> Any:
     """Return where a plain value that nobody needs ends; -1 where it is not plain."""
-    if _byte(buf, at) == 34:
+    if byte(buf, at) == 34:
         end = _text_end(buf, at + 1)
         return end + 1 if end >= 0 else -1
     if _is_null(buf, at):
         return at + 4
-    if _byte(buf, at) == 116 and _byte(buf, at + 1) == 114 and _byte(buf, at + 2) == 117 and _byte(buf, at + 3) == 101:
+    if byte(buf, at) == 116 and byte(buf, at + 1) == 114 and byte(buf, at + 2) == 117 and byte(buf, at + 3) == 101:
         return at + 4
-    _, end = _decimal(buf, at)
+    _, end = decimal(buf, at)
     return end
-
-
-@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
-def _symbol_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: Any, bounds: Any, symbols: Any) -> Any:
-    """Return the number of the symbol in _byte(buf, at:end), interning a new one; -1 where there is no room."""
-    length = end - at
-    slot = (hashed ^ (hashed >> 29)) & (len(slots) - 1)
-    while True:
-        code = slots[slot]
-        if code < 0:
-            break
-        begin = bounds[code]
-        if bounds[code + 1] - begin == length:
-            same = True
-            for i in range(length):
-                if np.int64(arena[begin + i]) != _byte(buf, at + i):
-                    same = False
-                    break
-            if same:
-                return np.int64(code)
-        slot = (slot + 1) & (len(slots) - 1)
-    count = symbols[0]
-    begin = bounds[count]
-    if count + 1 >= len(bounds) or begin + length > len(arena):
-        return np.int64(-1)
-    for i in range(length):
-        arena[begin + i] = _byte(buf, at + i)
-    bounds[count + 1] = begin + length
-    slots[slot] = count
-    symbols[0] = count + 1
-    return np.int64(count)
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
@@ -428,7 +324,7 @@ def _scan(
         literal = 0
         for field in range(fields + 1):
             stop = literal_ends[field]
-            while literal < stop and _byte(buf, at) == _byte(literals, literal):
+            while literal < stop and byte(buf, at) == byte(literals, literal):
                 literal += 1
                 at += 1
             if literal < stop:
@@ -437,7 +333,7 @@ def _scan(
             if field == fields:
                 break
             kind = kinds[field]
-            quoted = _byte(buf, at) == 34
+            quoted = byte(buf, at) == 34
             if quoted:
                 at += 1
             if kind == _SYMBOL:
@@ -447,34 +343,34 @@ def _scan(
                 begin = at
                 hashed = np.int64(1)
                 while True:
-                    byte = _byte(buf, at)
-                    if byte == 34 or byte < 32 or byte == 92 or byte >= 128:
+                    letter = byte(buf, at)
+                    if letter == 34 or letter < 32 or letter == 92 or letter >= 128:
                         break
-                    hashed = (hashed ^ byte) * _PRIME
+                    hashed = (hashed ^ letter) * HASH_PRIME
                     at += 1
-                if _byte(buf, at) != 34 or at == begin:
+                if byte(buf, at) != 34 or at == begin:
                     at = -1
                     break
-                symbol = _symbol_code(buf, begin, at, hashed, slots, arena, bounds, symbols)
+                symbol = text_code(buf, begin, at, hashed, slots, arena, bounds, symbols)
                 if symbol < 0:
                     at = -1
                     break
             elif kind == _PRICE:
-                price, at = _decimal(buf, at)
+                price, at = decimal(buf, at)
             elif kind == _SIZE:
-                size, at = _decimal(buf, at)
+                size, at = decimal(buf, at)
             elif kind == _TS:
-                ts, at = _digits(buf, at)
+                ts, at = digits(buf, at)
                 if ts > 9_000_000_000_000_000_000 // scales[0]:
                     at = -1
                 ts = ts * scales[0] // scales[1]
             elif kind == _ID:
-                trade_id, at = _digits(buf, at)
+                trade_id, at = digits(buf, at)
             elif kind == _RECEIVED:
                 if not quoted and _is_null(buf, at):
                     at += 4
                 else:
-                    received, at = _digits(buf, at)
+                    received, at = digits(buf, at)
                     if scales[2] == 0 or received > 9_000_000_000_000_000_000 // max(scales[2], 1):
                         at = -1
                     received = received * scales[2] // scales[3]
@@ -499,13 +395,13 @@ def _scan(
             if at < 0:
                 break
             if quoted:
-                if _byte(buf, at) != 34:
+                if byte(buf, at) != 34:
                     at = -1
                     break
                 at += 1
-        if at >= 0 and _byte(buf, at) == 13:
+        if at >= 0 and byte(buf, at) == 13:
             at += 1
-        if at >= 0 and _byte(buf, at) == 10:
+        if at >= 0 and byte(buf, at) == 10:
             out_symbol[good] = symbol
             out_price[good] = price
             out_size[good] = size
@@ -519,7 +415,7 @@ def _scan(
             start = at + 1
         else:
             at = start
-            while _byte(buf, at) != 10:
+            while byte(buf, at) != 10:
                 at += 1
             odd[unusual, 0] = line
             odd[unusual, 1] = start

@@ -1,4 +1,4 @@
-"""The same records through every journal of the embedded engine: the same digest of every table."""
+"""What only recordings and SQLite can do, twice: two files in turn, a live run recorded and replayed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_recorded_live_run_replays_to_the_same_tables(tmp_path: Path) -> None:
     rules = ["--config", tmp_path / "t.toml"]
     live = ["--source", "synthetic", "--record", tmp_path / "frames", "--duration", "2.5s", "--json"]
     for _ in range(2):
-        summary = json.loads(tickhouse("run", "--house", tmp_path / "live", *live, *rules))
+        summary = json.loads(tickhouse("run", "--no-serve", "--house", tmp_path / "live", *live, *rules))
     assert summary["rejected"]
     assert summary["duplicate"]
     assert summary["late"]

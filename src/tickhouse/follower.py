@@ -1,0 +1,186 @@
+"""Follows a house that some process writes: a pipeline of its own over the house's journal, read-only, with no sinks.
+
+`serve` and `House.stream` run one. It starts from the newest stored snapshot, reads on as the journal grows, and hands what it
+makes to a hub. Whatever happens to the house meanwhile (not there yet, its writer stopped, its journal pruned, another house in
+its place), it says so in its state and tries again; it never writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from tickhouse.engines.embedded import EmbeddedEngine
+from tickhouse.errors import TickhouseError
+from tickhouse.history import LakeHistory
+from tickhouse.journal.base import Journal
+from tickhouse.model import I32, NO_TIME, Batch, Position
+from tickhouse.pipeline import Counts, Pipeline
+from tickhouse.rules import Rules
+from tickhouse.serving.hub import Hub
+from tickhouse.serving.ring import CHANNELS
+from tickhouse.sinks.base import Outputs
+from tickhouse.sinks.lake import LakeTables
+
+__all__ = ["Followed", "Follower", "State"]
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_S = 1.0
+_LOOK_S = 1.0
+_KEPT = tuple(name for name in CHANNELS.values() if name)
+
+
+class Followed(NamedTuple):
+    """A house opened for following; made anew for each start."""
+
+    journal: Journal
+    rules: Rules
+    lake: Path
+    identity: tuple[int, int]
+    """Of the journal's file: another one is another house."""
+
+
+class State(NamedTuple):
+    """What a follower is doing."""
+
+    status: str
+    """`waiting` (there is no house yet), `following`, `failed` (and trying again)."""
+    detail: str
+    """For people."""
+    position: int
+    """The journal offset reached."""
+    clock: int | None
+    """The last heartbeat there."""
+
+
+class Follower:
+    """Runs in a thread of its own: `start`, then `stop`.
+
+    Args:
+        opened: Opens the house; None where there is none yet.
+        identity: Tells which journal is there now, None = none.
+        hub: Where everything goes.
+    """
+
+    def __init__(self, opened: Callable[[], Followed | None], identity: Callable[[], tuple[int, int] | None], hub: Hub) -> None:
+        self._opened = opened
+        self._identity = identity
+        self._hub = hub
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tickhouse-follower", daemon=True)
+        self._engine: EmbeddedEngine | None = None
+        self._last_identity: tuple[int, int] | None = None
+        self._status, self._detail = "waiting", "starting"
+        self._position = Position()
+        self.rules: Rules | None = None
+        self.counts = Counts()
+        """The balance since the house began, as of the position reached."""
+
+    @property
+    def state(self) -> State:
+        """What it is doing."""
+        clock = self._position.clock
+        return State(self._status, self._detail, self._position.offset, None if clock == NO_TIME else clock)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what was published stays in the hub."""
+        self._stop.set()
+        engine = self._engine
+        if engine is not None:
+            engine.stop()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                followed = self._opened()
+                if followed is None:
+                    self._status, self._detail = "waiting", "there is no house yet; `tickhouse run` or `replay` makes one"
+                else:
+                    self._follow(followed)
+                    continue
+            except TickhouseError as error:
+                self._status, self._detail = "failed", str(error)
+            except Exception as error:  # noqa: BLE001  the thread's boundary: a reader outlives what it reads
+                self._status, self._detail = "failed", f"{type(error).__name__}: {error}"
+                _log.exception("follower_failed")
+            self._stop.wait(_RETRY_S)
+
+    def _follow(self, followed: Followed) -> None:
+        journal = followed.journal
+        try:
+            checkpoint = journal.checkpoint(0)
+            start, state = checkpoint if checkpoint is not None else (Position(), None)
+            history = LakeHistory(LakeTables(followed.lake), 0, _KEPT)
+            pipeline = Pipeline(0, followed.rules, history, state)
+            run = _Run(pipeline, history, self._hub, start, self._moved)
+            engine = self._engine = EmbeddedEngine(journal, [pipeline], history, (), snapshot_every_s=None, listener=run.listen)
+            same = followed.identity == self._last_identity
+            self._last_identity, self.rules, self.counts = followed.identity, followed.rules, pipeline.counts
+            pipeline.open_bars()  # what compiles, compiles before the first trade waits for it
+            self._hub.begin(start.offset, history, _Look(engine, pipeline), is_same_house=same)
+            self._position = start
+            self._status, self._detail = "following", ""
+            threading.Thread(target=self._watch, args=(engine, followed.identity), daemon=True).start()
+            if not self._stop.is_set():
+                engine.run([start])
+        finally:
+            self._engine = None
+            journal.close()
+
+    def _moved(self, position: Position) -> None:
+        self._position = position
+
+    def _watch(self, engine: EmbeddedEngine, identity: tuple[int, int]) -> None:
+        """Stop the engine when another journal lies where its was."""
+        while self._engine is engine and not self._stop.wait(_LOOK_S):
+            if self._identity() != identity:
+                engine.stop()
+                return
+
+
+class _Look:
+    """Reads open bars out of a pipeline that another thread feeds."""
+
+    def __init__(self, engine: EmbeddedEngine, pipeline: Pipeline) -> None:
+        self._engine = engine
+        self._pipeline = pipeline
+
+    def __call__(self, instruments: I32 | None) -> pa.Table:
+        with self._engine.feeding[0]:
+            return self._pipeline.open_bars(instruments)
+
+
+class _Run:
+    """The engine's listener."""
+
+    def __init__(
+        self, pipeline: Pipeline, history: LakeHistory, hub: Hub, start: Position, moved: Callable[[Position], None]
+    ) -> None:
+        self._pipeline = pipeline
+        self._history = history
+        self._hub = hub
+        self._begin = start.offset
+        self._moved = moved
+
+    def listen(self, batch: Batch, outputs: Outputs) -> None:
+        """Hand on what a batch became."""
+        # The pipeline has added the tables that it reads back itself.
+        more = {name: table for name, table in outputs.tables.items() if name not in ("silver.trades", "gold.bars")}
+        self._history.add(more)
+        of = np.array(self._pipeline.feeds.instrument_of, np.int32)
+        instruments = np.unique(of[batch.trades.feed]) if len(batch.trades) else np.empty(0, np.int32)
+        self._hub.publish(batch, outputs, instruments, self._begin)
+        self._begin = outputs.position.offset
+        self._moved(outputs.position)

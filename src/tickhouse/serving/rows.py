@@ -1,0 +1,81 @@
+"""Rows of tables as records, and as JSON: the one spelling that the API and its stream have for them.
+
+Keys are the columns of `tables.TABLES`; times are UTC microseconds as integers; what is missing is null.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from tickhouse.tables import CAUSE, TABLES
+
+__all__ = ["Record", "encode", "joined", "records", "shown_columns", "with_plain_times"]
+
+Record = dict[str, Any]
+"""One row."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def shown_columns(name: str) -> list[str]:
+    """Return the columns of a table that are shown: its cause only where that is what makes a row unique."""
+    table = TABLES[name]
+    return table.schema.names if CAUSE[1] in table.key else table.values
+
+
+def records(table: pa.Table, columns: Sequence[str] | None = None) -> list[Record]:
+    """Return the rows of a table as records.
+
+    Args:
+        table: Strings may be dictionary-coded.
+        columns: In this order; None = all.
+    """
+    names = list(columns if columns is not None else table.column_names)
+    values = [_plain(table.column(name)) for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def with_plain_times(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame with its times as integer microseconds, and bytes as text where they are."""
+    return frame.with_columns(pl.selectors.temporal().exclude(pl.Date, pl.Time, pl.Duration).dt.epoch("us"))
+
+
+def encode(value: Any) -> bytes:
+    """Return JSON; what is no number is null."""
+    return _encoder.encode(value)
+
+
+def joined(rows: Sequence[Record]) -> bytes:
+    """Return records as JSON, with commas between and no brackets around."""
+    return _encoder.encode(rows)[1:-1]
+
+
+def _plain(column: pa.ChunkedArray) -> list[Any]:
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        texts = array.dictionary.to_pylist()
+        return [None if code is None else texts[code] for code in _plain_array(array.indices)]
+    return _plain_array(array)
+
+
+def _plain_array(array: pa.Array) -> list[Any]:
+    kind = array.type
+    if pa.types.is_timestamp(kind):
+        array = array.cast(pa.timestamp("us", "UTC") if kind.tz else pa.timestamp("us")).view(pa.int64())
+        kind = array.type
+    if array.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        values: list[Any] = array.to_numpy(zero_copy_only=False).tolist()
+    else:
+        values = array.to_pylist()
+    if pa.types.is_floating(kind):
+        return [value if value is not None and math.isfinite(value) else None for value in values]
+    return values

@@ -1,0 +1,186 @@
+"""Whatever a client sends: a clear 4xx in one shape, or a close with a reason; never anything outside the house."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import websockets
+
+from tests.api.live import Served
+
+HUGE = 10**12
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("bars?symbol=NOPE", 404, "unknown symbol 'NOPE'; did you mean"),
+        ("bars?symbol=BTC-USDT&venue=MARS", 404, "not known at venue 'MARS'"),
+        ("bars?symbol=BTC-USDT&interval=7m", 422, "no bars of '7m'; it has 1m, 5m"),
+        ("bars?symbol=BTC-USDT&interval=' OR 1=1", 422, "no bars of"),
+        ("bars?symbol=BTC-USDT&start=2026-02-01&end=2026-01-01", 422, "start: it lies after end"),
+        ("bars?symbol=BTC-USDT&start=noon", 422, "start: 'noon' is no time"),
+        ("bars?symbol=BTC-USDT&start=2026-13-45", 422, "is no time"),
+        (f"bars?symbol=BTC-USDT&start={HUGE**3}", 422, "is no time"),
+        ("bars?symbol=BTC-USDT&as_of=-99999999999999999", 422, "is no time"),
+        ("bars?symbol=BTC-USDT&limit=0", 422, "greater than or equal to 1"),
+        ("bars?symbol=BTC-USDT&limit=-1", 422, "greater than or equal to 1"),
+        (f"bars?symbol=BTC-USDT&limit={HUGE}", 422, "less than or equal to"),
+        ("bars?symbol=BTC-USDT&limit=many", 422, "valid integer"),
+        ("bars", 422, "query.symbol"),
+        ("bars?symbol=/", 422, "names no symbol"),
+        ("bars?symbol=" + "x" * 200, 422, "at most 100 characters"),
+        ("trades?symbol=BTC-USDT'; DROP TABLE silver.trades; --", 404, "unknown symbol"),
+        ("trades?symbol=" + quote("\x00"), 404, "unknown symbol"),
+        ("trades?symbol=BTC-USDT&cursor=AAAA", 422, "cursor"),
+        ("trades?symbol=BTC-USDT&cursor=W10%3D", 422, "cursor"),
+        ("indicators?symbol=BTC-USDT&indicator=smaa(20)", 422, "did you mean sma"),
+        ("nothing-here", 404, "Not Found"),
+        ("bars?symbol=BTC-USDT&x=" + "y" * 20_000, 414, "bytes"),
+    ],
+)
+def test_a_request_that_means_nothing_is_refused_with_a_reason(served: Served, path: str, status: int, says: str) -> None:
+    answer = served.get("/v1/" + quote(path, safe="/?&=%"))
+    assert answer.status == status, answer.body[:300]
+    problem = answer.json
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["status"] == status
+    assert says in problem["detail"]
+    assert problem["title"]
+
+
+def test_an_address_of_a_megabyte_is_refused(served: Served) -> None:
+    assert served.get("/v1/bars?symbol=" + "y" * 1_000_000).status in (400, 414)
+    assert served.get("/v1/health").status == 200
+
+
+def test_a_huge_range_is_one_page(served: Served) -> None:
+    assert len(served.rows("/v1/trades?symbol=BTC-USDT&start=0001-01-01&end=9999-12-31&limit=10")) == 10
+
+
+def test_a_form_that_cannot_be_given_is_refused(served: Served) -> None:
+    answer = served.get("/v1/symbols", {"Accept": "image/png"})
+    assert answer.status == 406
+    assert "text/csv" in answer.json["detail"]
+
+
+def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
+    answer = served.post("/v1/sql", {"sql": "SELECT '" + "x" * 200_000 + "'"})
+    assert answer.status == 413
+    assert answer.json["status"] == 413
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE silver.trades",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM read_blob('{house}/journal.db')",
+        "SELECT * FROM read_text('{house}/tokens.json')",
+        "SELECT * FROM read_text('{house}/lake/../house.json')",
+        "SELECT * FROM glob('/etc/*')",
+        "SELECT * FROM sniff_csv('/etc/passwd')",
+        "SELECT * FROM read_json('http://127.0.0.1:1/x')",
+        "ATTACH '{house}/journal.db' AS j (TYPE sqlite)",
+        "COPY (SELECT 1) TO '/tmp/stolen.csv'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "PRAGMA database_list",
+        "SET enable_external_access = true",
+        "CALL pragma_version()",
+        "EXPORT DATABASE '/tmp/x'",
+        "SELECT getenv('HOME')",
+        "SELECT 1; SELECT 2",
+        "WITH x AS (INSERT INTO silver.trades VALUES (1)) SELECT 1",
+        "",
+        "   ",
+        "SELECT * FROM silver.nothing",
+        "SELECT repeat('x', 10000000) FROM range(1000)",
+    ],
+)
+def test_sql_reads_the_tables_and_nothing_else(served: Served, stored: Path, sql: str) -> None:
+    answer = served.post("/v1/sql", {"sql": sql.replace("{house}", str(stored))})
+    assert answer.status == 422, (sql, answer.body[:300])
+    assert answer.json["detail"]
+    assert not Path("/tmp/stolen.csv").exists()
+
+
+def test_sql_is_bounded_in_rows_and_time(stored: Path) -> None:
+    from tickhouse.settings import ServeSettings
+
+    with Served(stored, ServeSettings(port=0, sql_timeout_s=0.5)) as server:
+        server.until_reached(1)
+        rows = server.post("/v1/sql", {"sql": "SELECT * FROM range(1000000000)", "limit": 5}).json["rows"]
+        assert [row["range"] for row in rows] == [0, 1, 2, 3, 4]
+        slow = server.post("/v1/sql", {"sql": "SELECT count(*) FROM range(10000000000) a, range(1000) b WHERE a.range % 7 = 1"})
+        assert slow.status == 422
+        assert "longer than 0.5 s" in slow.json["detail"]
+        assert server.post("/v1/sql", {"sql": "SELECT 1", "limit": HUGE}).status == 422
+        assert server.post("/v1/sql", {"sql": "SELECT 1", "more": 1}).status == 422
+        assert server.post("/v1/sql", ["SELECT 1"]).status == 422
+
+
+async def ask(server: Served, *frames: str | bytes, answers: int) -> list[dict[str, object]]:
+    """Send frames; return so many answers."""
+    async with websockets.connect(server.url.replace("http", "ws") + "/v1/stream", max_size=None) as socket:
+        for frame in frames:
+            await socket.send(frame)
+        return [json.loads(await asyncio.wait_for(socket.recv(), 20)) for _ in range(answers)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "status"),
+    [
+        ("not json", 400),
+        (b"\x00\xff", 400),
+        ("[]", 400),
+        ('{"op": 7}', 400),
+        ('{"op": "fly"}', 400),
+        ('{"op": "unsubscribe", "id": "never"}', 404),
+        ('{"op": "subscribe", "channel": "trades"}', 422),
+        ('{"op": "subscribe", "id": "a", "channel": "gossip"}', 422),
+        ('{"op": "subscribe", "id": "a", "channel": "bars", "symbol": "NOPE"}', 404),
+        ('{"op": "subscribe", "id": "a", "channel": "bars", "interval": "7m"}', 422),
+        ('{"op": "subscribe", "id": "a", "channel": "trades", "interval": "1m"}', 422),
+        ('{"op": "subscribe", "id": "a", "channel": "trades", "since": "noon"}', 422),
+        ('{"op": "subscribe", "id": "a", "channel": "trades", "since": 999999999999999999999999}', 422),
+        ('{"op": "subscribe", "id": "a", "channel": "trades", "after": -5}', 422),
+    ],
+)
+def test_a_frame_that_means_nothing_is_answered_with_a_problem(served: Served, frame: str | bytes, status: int) -> None:
+    (answer, pong) = asyncio.run(ask(served, frame, '{"op":"ping"}', answers=2))
+    assert (answer["type"], answer["status"]) == ("error", status), answer
+    assert answer["detail"]
+    assert pong == {"type": "pong"}
+
+
+def test_a_connection_has_a_bounded_number_of_subscriptions(served: Served) -> None:
+    frames = [json.dumps({"op": "subscribe", "id": i, "channel": "events"}) for i in range(1_000)]
+    answers = asyncio.run(ask(served, *frames, answers=1_000))
+    refused = [answer for answer in answers if answer["type"] == "error"]
+    assert len(refused) == 800
+    assert {answer["status"] for answer in refused} == {429}
+
+
+@pytest.mark.parametrize(("frames", "code"), [(["x"] * 50, 1008), (["y" * 100_000], 1009), ([b"z" * 3_000_000], 1009)])
+def test_a_client_that_goes_on_sending_nonsense_is_closed_with_a_reason(served: Served, frames, code: int) -> None:
+    async def until_closed() -> tuple[int, str]:
+        async with websockets.connect(served.url.replace("http", "ws") + "/v1/stream", max_size=None) as socket:
+            with contextlib.suppress(websockets.ConnectionClosed):
+                for frame in frames:
+                    await socket.send(frame)
+                while True:
+                    await asyncio.wait_for(socket.recv(), 20)
+            return socket.close_code or 0, socket.close_reason or ""
+
+    found, reason = asyncio.run(until_closed())
+    assert found == code
+    assert reason
+    assert served.get("/v1/health").status == 200

@@ -1,0 +1,238 @@
+"""kill -9 of whoever stands around a topic: nothing is lost, nothing is double, and a second ingest never gets in.
+
+A few kills by `make test`, twenty of each by `make campaign`. Moments are chosen by how far the work has come, so that a slow
+machine is killed in the middle of it all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bench.standard_work import write
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.kafka_topics import fresh, plain_messages
+from tests.parity.ways import digests
+from tests.services.kafka import Broker
+from tests.test_cli import tickhouse
+from tickhouse.model import Position
+from tickhouse.settings import KafkaSettings
+from tickhouse.sinks.lake import LakeTables
+
+pytestmark = [pytest.mark.timeout(1_800), pytest.mark.slow]
+LINES = 120_000
+KILLS = 3
+MANY = 20
+
+
+def configured(folder: Path, settings: KafkaSettings) -> list[str | Path]:
+    """Write a configuration for a topic; return the options of a house."""
+    (folder / "t.toml").write_text(
+        f'[journal]\nkind = "kafka"\n[engine]\ncommit_every = "50ms"\nsnapshot_every = "200ms"\n'
+        f'[kafka]\nservers = "{settings.servers}"\ntopic = "{settings.topic}"\npartitions = {settings.partitions}\n'
+        "[sources.options.synthetic]\nsymbols = 5\nrate = 400\nmalformed = 0.02\nduplicates = 0.05\n",
+        "utf-8",
+    )
+    return ["--house", folder / "house", "--config", folder / "t.toml"]
+
+
+@contextmanager
+def process(*words: str | Path, end: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command line as a process; at the end it gets a signal, or has ended by itself."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tickhouse", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "TICKHOUSE_LOG": "warning"},
+    )
+    try:
+        yield child
+        if end is not None:
+            child.send_signal(end)
+        child.wait(300)
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+
+
+def ends(settings: KafkaSettings) -> int:
+    """Return how many messages a topic has; 0 where there is none."""
+    consumer = Consumer({"bootstrap.servers": settings.servers, "group.id": "ends", "log_level": 0})
+    try:
+        found = consumer.list_topics(settings.topic, 10).topics[settings.topic].partitions
+        marks = [consumer.get_watermark_offsets(TopicPartition(settings.topic, number), 10) for number in found]
+    except Exception:  # noqa: BLE001  the broker is being killed meanwhile
+        return 0
+    finally:
+        consumer.close()
+    return sum(high for _, high in marks)
+
+
+def reached(house: Path) -> int:
+    """Return how many messages the tables of a house have reached."""
+    lake = LakeTables(house / "lake")
+    positions: list[Position] = [lake.position("bronze.trades", partition) for partition in range(2)]
+    return sum(position.offset for position in positions)
+
+
+def wait_until(come: Callable[[], int], amount: int, child: subprocess.Popen[bytes]) -> bool:
+    """Wait until so much has been done; False where the process has ended before."""
+    until = time.monotonic() + 300
+    while come() < amount:
+        if child.poll() is not None:
+            return False
+        assert time.monotonic() < until, "nothing moves"
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording with all disorder."""
+    file = tmp_path_factory.mktemp("market") / "market.ndjson"
+    write(file, LINES, 20, 5)
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(market: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of an undisturbed replay."""
+    house = tmp_path_factory.mktemp("expected") / "house"
+    tickhouse("replay", market, "--house", house)
+    return digests(house)
+
+
+def kill_producer(market: Path, broker: Broker, folder: Path, kills: int) -> None:
+    """Kill `replay --to kafka` again and again; compare the topic, message by message, with an undisturbed one."""
+    calm, disturbed = fresh(broker), fresh(broker)
+    (folder / "calm").mkdir()
+    tickhouse("replay", market, "--to", "kafka", *configured(folder / "calm", calm))
+    options = configured(folder, disturbed)
+    rng, whole = random.Random(1), ends(calm)
+    for moment in sorted(rng.randrange(3, whole - 1_000) for _ in range(kills)):
+        with process("replay", market, "--to", "kafka", *options, end=signal.SIGKILL) as child:
+            wait_until(lambda: ends(disturbed), moment, child)
+    assert ends(disturbed) < whole, "never killed in the middle: the test shows nothing"
+    tickhouse("replay", market, "--to", "kafka", *options)
+    for partition in range(2):
+        ours, theirs = ([message.value() for message in plain_messages(one, partition)] for one in (calm, disturbed))
+        assert ours == theirs
+
+
+def kill_work(market: Path, expected: dict[str, str], broker: Broker, folder: Path, kills: int) -> None:
+    """Kill `work` again and again; compare the tables with those of an undisturbed replay."""
+    settings = fresh(broker)
+    options = configured(folder, settings)
+    tickhouse("replay", market, "--to", "kafka", *options)
+    rng, whole = random.Random(2), ends(settings)
+    for moment in sorted(rng.randrange(1, whole * 3 // 4) for _ in range(kills)):
+        with process("work", *options, end=signal.SIGKILL) as child:
+            assert wait_until(lambda: reached(folder / "house"), moment, child)
+    tickhouse("work", "--until-drained", *options)
+    assert digests(folder / "house") == expected
+    assert json.loads(tickhouse("verify", "--house", folder / "house", "--json"))["ok"]
+
+
+def kill_broker(market: Path, expected: dict[str, str], folder: Path, kills: int, away_s: float) -> None:
+    """Kill the broker under a producer and a worker again and again; both wait for it and go on."""
+    server = Broker(folder / "kafka").start()
+    try:
+        settings = fresh(server)
+        options = configured(folder, settings)
+        with process("work", *options, end=signal.SIGINT) as worker:
+            with process("replay", market, "--to", "kafka", *options) as producer:
+                rng = random.Random(3)
+                for moment in sorted(rng.randrange(10, LINES * 3 // 4) for _ in range(kills)):
+                    wait_until(lambda: ends(settings), moment, producer)
+                    server.kill()
+                    time.sleep(away_s)
+                    server.start()
+            assert producer.returncode == 0
+            whole = ends(settings)
+            assert wait_until(lambda: reached(folder / "house"), whole * 9 // 10, worker)
+        assert worker.returncode == 0
+        tickhouse("work", "--until-drained", *options)
+        assert digests(folder / "house") == expected
+    finally:
+        server.stop()
+
+
+def test_killed_producer(market: Path, broker: Broker, tmp_path: Path) -> None:
+    kill_producer(market, broker, tmp_path, KILLS)
+
+
+def test_killed_work(market: Path, expected: dict[str, str], broker: Broker, tmp_path: Path) -> None:
+    kill_work(market, expected, broker, tmp_path, KILLS)
+
+
+def test_killed_broker(market: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    kill_broker(market, expected, tmp_path, 2, 1.0)
+
+
+@pytest.mark.campaign
+def test_a_broker_away_for_a_minute(market: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    kill_broker(market, expected, tmp_path, 1, 60.0)
+
+
+@pytest.mark.campaign
+def test_killed_producer_many_times(market: Path, broker: Broker, tmp_path: Path) -> None:
+    kill_producer(market, broker, tmp_path, MANY)
+
+
+@pytest.mark.campaign
+def test_killed_work_many_times(market: Path, expected: dict[str, str], broker: Broker, tmp_path: Path) -> None:
+    kill_work(market, expected, broker, tmp_path, MANY)
+
+
+@pytest.mark.campaign
+def test_killed_broker_many_times(market: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    kill_broker(market, expected, tmp_path, MANY, 1.0)
+
+
+def test_ingest_is_one_a_topic_and_survives_its_own_death(broker: Broker, tmp_path: Path) -> None:
+    settings = fresh(broker)
+    options = configured(tmp_path, settings)
+    other = ["--house", tmp_path / "other", "--config", tmp_path / "t.toml"]
+    for end in (signal.SIGKILL, signal.SIGINT):
+        with process("ingest", "--source", "synthetic", *options, end=end) as first:
+            before = ends(settings)
+            assert wait_until(lambda: ends(settings), before + 300, first)
+            if end == signal.SIGINT:
+                with process("ingest", "--source", "synthetic", *other) as second:
+                    second.wait(300)
+                    assert second.stdout is not None
+                    assert b"is being written by another ingest" in second.stdout.read()
+                assert second.returncode == 2
+                assert wait_until(lambda: ends(settings), ends(settings) + 300, first)
+    assert first.returncode == 0
+    tickhouse("work", "--until-drained", *options)
+    report = json.loads(tickhouse("verify", "--house", tmp_path / "house", "--json"))
+    assert report["ok"], report
+    assert report["balance"]["accepted"] > 300
+    assert report["balance"]["rejected"]
+    assert report["rows"]["bronze.events"] >= 2
+
+
+def test_work_waits_for_a_broker_that_is_down_at_the_start(tmp_path: Path) -> None:
+    server = Broker(tmp_path / "kafka")
+    options = configured(tmp_path, fresh(server))
+    with process("work", "--until-drained", *options) as child:
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        assert b"kafka_unreachable" in line, line
+        threading.Timer(1.0, server.start).start()
+        assert child.wait(300) == 0
+    server.stop()

@@ -1,0 +1,322 @@
+"""A topic as journal, on a real broker: what is appended is read, in order, by partition; what is lost is named."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from tests.kafka_topics import T0, drained, feed, fresh, plain_messages, produce, trade
+from tests.services.kafka import Broker
+from tests.services.registry import Registry
+from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, NotConnectedError, SchemaMismatchError
+from tickhouse.journal.kafka import KafkaJournal
+from tickhouse.journal.kafka_lease import LEASE_S
+from tickhouse.journal.kafka_reader import KafkaReader
+from tickhouse.journal.kafka_topic import KafkaTopic
+from tickhouse.model import HEARTBEAT_US, NO_TIME, Event, Feeds, Position, Rejected
+from tickhouse.rules import Rules
+from tickhouse.settings import KafkaSettings
+
+pytestmark = pytest.mark.timeout(240)
+SYMBOLS = [feed(f"S{i}-USD") for i in range(6)]
+
+
+def filled(path: Path, settings, rounds: int = 3) -> KafkaJournal:
+    """Return the journal of a house whose topic has trades, heartbeats, an event and rejected bytes."""
+    journal = KafkaJournal.create_or_open(path, settings, None)
+    with closing(journal.appender("test")) as appender:
+        for number in range(rounds):
+            appender.trades([trade(number, one) for one in SYMBOLS], T0)
+            appender.event(Event("new_ids", "s", "BINANCE", SYMBOLS[0].symbol))
+            appender.rejected(Rejected("s", T0, "malformed", b"?"))
+            appender.heartbeat(T0 + number * HEARTBEAT_US)
+    return journal
+
+
+@pytest.mark.parametrize("form", ["json", "avro", "arrow"])
+def test_what_is_appended_is_read_by_partition(broker: Broker, registry: Registry, tmp_path: Path, form: str):
+    with closing(filled(tmp_path, fresh(broker, form=form, registry=registry.url))) as journal:
+        symbols, rejected, events = [], 0, []
+        for partition in range(2):
+            feeds = Feeds()
+            for batch in drained(journal.reader(partition, 0, feeds)):
+                symbols += [
+                    (feeds.feeds[code].symbol, int(number))
+                    for code, number in zip(batch.trades.feed, batch.trades.trade_id, strict=True)
+                ]
+                rejected += len(batch.rejected)
+                events += [(partition, event.event) for event in batch.events]
+                assert batch.beats.clock.tolist() == [T0, T0 + HEARTBEAT_US, T0 + 2 * HEARTBEAT_US]
+            where = {one.symbol for one in feeds.feeds}
+            assert where.isdisjoint({symbol for symbol, _ in symbols} - where)
+        assert sorted(symbols) == sorted((one.symbol, number) for one in SYMBOLS for number in range(3))
+        assert rejected == 3
+        assert sorted(event for _, event in events) == ["new_ids"] * 3 + ["rules"] * 2
+        assert journal.last_clock() == T0 + 2 * HEARTBEAT_US
+
+
+def test_a_range_is_read_exactly_and_on(broker: Broker, tmp_path: Path):
+    with closing(filled(tmp_path, fresh(broker, partitions=1), 40)) as journal:
+        whole = drained(journal.reader(0, 0, Feeds()))
+        end = whole[-1].next_offset
+        ids = [int(number) for batch in whole for number in batch.trades.trade_id]
+        found: list[int] = []
+        reader = journal.topic.reader(0, 0, Feeds(), until=0)
+        for until in (1, 2, 50, 51, 200, end):
+            reader.read_on(until)
+            while not reader.exhausted:
+                batch = reader.read(5.0)
+                assert batch is not None
+                assert batch.next_offset <= until
+                found += batch.trades.trade_id.tolist()
+            assert reader.position == until
+            assert reader.read(0.0) is None
+        reader.close()
+        assert found == ids
+        with journal.topic.reader(0, 120, Feeds(), until=121) as one:
+            batch = one.read(5.0)
+            assert batch is not None
+            assert batch.next_offset == 121
+            assert one.exhausted
+
+
+def test_a_range_may_end_in_what_a_transaction_left(broker: Broker, tmp_path: Path):
+    settings = fresh(broker, partitions=1)
+    with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+        producer = Producer({"bootstrap.servers": broker.servers, "transactional.id": settings.topic, "log_level": 0})
+        producer.init_transactions(30)
+        for ending in (producer.abort_transaction, producer.commit_transaction):
+            producer.begin_transaction()
+            producer.produce(settings.topic, b'{"symbol": "A", "price": 1, "size": 1, "ts": %d}' % T0)
+            producer.flush(30)
+            ending(30)
+        high, until = 0, time.monotonic() + 30
+        while high < 4 and time.monotonic() < until:  # the broker ends a transaction a moment after it says so
+            high = journal.topic.ends(0).high
+        assert high == 4
+        with journal.topic.reader(0, 0, Feeds(), until=high) as reader:
+            batches = []
+            while not reader.exhausted:
+                batches.append(reader.read(5.0))
+        assert sum(len(batch.trades) for batch in batches if batch) == 1
+        assert reader.position == high
+
+
+def test_a_checkpoint_belongs_to_its_partition(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+    with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+        assert journal.checkpoint(1) is None
+        journal.store_checkpoint(1, Position(7, T0), b"one")
+        journal.store_checkpoint(0, Position(3, NO_TIME), b"zero")
+        journal.store_checkpoint(1, Position(9, T0), b"newer")
+    with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+        assert journal.checkpoint(0) == (Position(3, NO_TIME), b"zero")
+        assert journal.checkpoint(1) == (Position(9, T0), b"newer")
+
+
+def test_a_second_ingest_is_refused_and_the_first_goes_on(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+    with (
+        closing(KafkaJournal.create_or_open(tmp_path / "a", settings, None)) as journal,
+        closing(journal.appender("first")) as first,
+    ):
+        with (
+            closing(KafkaJournal.create_or_open(tmp_path / "b", settings, None)) as other,
+            pytest.raises(HouseLockedError, match=r"another ingest \(first at 127.0.0.1\)"),
+        ):
+            other.appender("second")
+        first.heartbeat(T0)
+        first.flush()
+        assert journal.last_clock() == T0
+
+
+def test_a_killed_ingest_takes_its_place_again_at_once(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+    with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+        killed = journal.appender("same")
+        killed.heartbeat(T0)
+        killed.flush()
+        killed._lease._ended.set()  # it confirms nothing any more, and never leaves
+        with closing(journal.appender("same")) as again:
+            assert again.last_clock() == T0
+            again.heartbeat(T0 + HEARTBEAT_US)
+        killed._lease._confirmed -= LEASE_S
+        with pytest.raises(Exception, match="stood still for more than 10 s"):
+            killed.flush()
+        assert journal.last_clock() == T0 + HEARTBEAT_US
+
+
+def test_rejected_bytes_beyond_what_a_topic_takes_are_kept_in_part(broker: Broker, tmp_path: Path):
+    settings = fresh(broker, partitions=1)
+    broker.create_topic(settings.topic, 1, **{"max.message.bytes": "300000"})
+    with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+        with closing(journal.appender("test")) as appender:
+            appender.rejected(Rejected("s", T0, "malformed", b"x" * (3 << 20)))
+            for number, size in enumerate((200_000, 160_000, 320_000)):  # two fit, and not into one batch; one does not
+                appender.trades([trade(number, conditions=random.Random(number).randbytes(size // 2).hex())], T0)
+        batches = drained(journal.reader(0, 0, Feeds()))
+    found = [rejected for batch in batches for rejected in batch.rejected]
+    assert [one.reason for one in found] == ["malformed", "oversized"]
+    assert [one.length // 100_000 for one in found] == [31, 3]
+    assert all(len(one.payload) > 200_000 and one.sha256 for one in found)
+    assert sum(len(batch.trades) for batch in batches) == 2
+
+
+def test_messages_of_other_programs_are_read_beside_ours(broker: Broker, tmp_path: Path):
+    settings = fresh(broker, partitions=1)
+    with closing(filled(tmp_path, settings, 1)) as journal:
+        produce(settings, [{"symbol": "AAPL", "price": 1.5, "size": 2, "ts": T0}, None, b"\x01\x02", b"y" * (2 << 20)])
+        feeds = Feeds()
+        batches = drained(journal.reader(0, 0, feeds))
+    assert feeds.feeds[-1].symbol == "AAPL"
+    reasons = [(one.reason, one.length) for batch in batches for one in batch.rejected]
+    assert reasons[1:] == [("tombstone", 0), ("malformed", 2), ("malformed", 2 << 20)]
+    assert sum(batch.beats.clock.tolist() == [T0] for batch in batches) == 1
+
+
+def test_a_topic_of_another_program_gets_heartbeats_from_its_records_times(broker: Broker, tmp_path: Path):
+    settings = fresh(broker, partitions=1)
+    broker.create_topic(settings.topic, 1)
+    for number in range(6):
+        at = T0 // 1_000 + number * 100
+        produce(settings, [{"symbol": "A", "price": 1.5, "size": 2, "ts": T0}], timestamp=at)
+    with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+        beats = [int(clock) for batch in drained(journal.reader(0, 0, Feeds())) for clock in batch.beats.clock]
+        assert beats == [T0, T0 + 250_000, T0 + 500_000]
+        # A reader that goes on knows the clock from what was before.
+        assert [batch.beats.clock.tolist() for batch in drained(journal.reader(0, 4, Feeds()))] == [[T0 + 500_000]]
+        with pytest.raises(ConfigError, match="messages of another program and no heartbeats"):
+            journal.appender("test")
+
+
+def test_messages_lost_to_retention_stop_the_reader_with_the_loss(broker: Broker, tmp_path: Path):
+    settings = fresh(broker, partitions=1)
+    with closing(filled(tmp_path, settings)) as journal:
+        journal.store_checkpoint(0, Position(4, T0), b"")
+        admin = AdminClient({"bootstrap.servers": broker.servers, "log_level": 0})
+        at = TopicPartition(settings.topic, 0, 10)
+        admin.delete_records([at])[at].result(30)
+        with pytest.raises(
+            LogCorruptError, match=r"6 messages of partition 0 of .* are lost: 4 to 9 were deleted by retention"
+        ):
+            journal.reader(0, 4, Feeds())
+        with pytest.raises(LogCorruptError, match="10 messages of partition 0"):
+            journal.reader(0, 0, Feeds())
+    with closing(KafkaJournal.create_or_open(tmp_path / "new", settings, None)) as journal:
+        batches = drained(journal.reader(0, 0, Feeds()))
+        assert batches[0].trades.offset.min() >= 10
+        assert not batches[0].beats.row.any()
+
+
+def test_a_running_reader_that_falls_behind_retention_stops(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = fresh(broker, partitions=1)
+    with closing(filled(tmp_path, settings)) as journal:
+        with monkeypatch.context() as patch:  # the messages go between the look and the first fetch
+            patch.setattr(KafkaReader, "_check_kept", lambda _self: None)
+            reader = journal.reader(0, 0, Feeds())
+            reader._consumer.pause([TopicPartition(settings.topic, 0)])
+        admin = AdminClient({"bootstrap.servers": broker.servers, "log_level": 0})
+        at = TopicPartition(settings.topic, 0, -1)
+        admin.delete_records([at])[at].result(30)
+        reader._consumer.seek(TopicPartition(settings.topic, 0, 0))
+        reader._consumer.resume([TopicPartition(settings.topic, 0)])
+        with closing(reader), pytest.raises(LogCorruptError, match="are lost"):
+            next(batch for batch in iter(lambda: reader.read(0.5), 0) if batch is not None)
+
+
+def test_a_truncated_topic_stops_the_reader_with_the_loss(broker: Broker, tmp_path: Path):
+    with closing(filled(tmp_path, fresh(broker, partitions=1))) as journal:
+        high = journal.topic.ends(0).high
+        with pytest.raises(LogCorruptError, match=f"9 messages of partition 0 of .* are lost: it ends at {high}"):
+            journal.reader(0, high + 9, Feeds())
+
+
+def test_another_topic_is_not_taken_for_the_houses(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+    filled(tmp_path, settings, 1).close()
+    with pytest.raises(SchemaMismatchError, match=r"belongs to topic .*: set \[kafka\] topic"):
+        KafkaJournal.create_or_open(tmp_path, fresh(broker), None)
+    admin = AdminClient({"bootstrap.servers": broker.servers, "log_level": 0})
+    admin.create_partitions([NewPartitions(settings.topic, 3)])[settings.topic].result(30)
+    with pytest.raises(SchemaMismatchError, match=r"has 3 partitions, but .* was made with 2"):
+        KafkaJournal.create_or_open(tmp_path, settings, None)
+    admin.delete_topics([settings.topic])[settings.topic].result(30)
+    with pytest.raises(SchemaMismatchError, match="was deleted and made anew"):
+        _until_made_anew(tmp_path, settings)
+
+
+def _until_made_anew(path: Path, settings) -> None:
+    for _ in range(100):  # a broker tells of a deleted topic for a moment
+        KafkaJournal.create_or_open(path, settings, None).close()
+
+
+def test_a_topic_keeps_its_rules(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+    rules = Rules(lateness_us=500_000)
+    with closing(KafkaJournal.create_or_open(tmp_path / "a", settings, rules)) as journal:
+        journal.appender("test").close()
+    with closing(KafkaJournal.create_or_open(tmp_path / "b", settings, None)) as journal:
+        assert journal.rules() == rules
+    with pytest.raises(ConfigError, match="begun with other rules"):
+        KafkaJournal.create_or_open(tmp_path / "c", settings, Rules())
+
+
+def test_a_broker_that_is_down_is_waited_for_until_told_otherwise(broker: Broker, tmp_path: Path):
+    del broker
+    give_up = threading.Event()
+    threading.Timer(1.0, give_up.set).start()
+    with pytest.raises(NotConnectedError, match=r"Kafka at 127.0.0.1:1 cannot be reached"):
+        KafkaTopic.open(fresh_at("127.0.0.1:1"), give_up)
+
+
+def fresh_at(servers: str):
+    """Return settings of a topic at an address."""
+    return KafkaSettings(servers=servers, topic="t")
+
+
+def test_another_consumer_reads_the_documented_json(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+    filled(tmp_path, settings, 2).close()
+    for partition in range(2):
+        messages = plain_messages(settings, partition)
+        records = [json.loads(message.value()) for message in messages]
+        assert records[0]["type"] == "rules"
+        for message, record in zip(messages, records, strict=True):
+            if record["type"] == "trade":
+                assert message.key().decode() == f"{record['venue']}:{record['symbol']}"
+                assert set(record) <= {
+                    *("type", "source", "venue", "symbol", "id_space", "identity", "provider_symbol"),
+                    *("ts", "received_at", "price", "size", "trade_id"),
+                }
+        assert [record["clock"] for record in records if record["type"] == "heartbeat"] == [T0, T0 + HEARTBEAT_US]
+        assert any(record["type"] == "rejected" for record in records) == (partition == 0)
+
+
+def test_keys_are_where_librdkafka_as_java_puts_them(broker: Broker, tmp_path: Path):
+    settings = fresh(broker, partitions=7)
+    symbols = [feed(f"{chr(65 + i)}{i}-USDT") for i in range(20)]
+    with (
+        closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal,
+        closing(journal.appender("test")) as appender,
+    ):
+        appender.trades([trade(1, one) for one in symbols], T0)
+    ours = {
+        message.key(): partition for partition in range(7) for message in plain_messages(settings, partition) if message.key()
+    }
+    other = fresh(broker, partitions=7)
+    broker.create_topic(other.topic, 7)
+    producer = Producer({"bootstrap.servers": broker.servers, "partitioner": "murmur2_random", "log_level": 0})
+    for key in ours:
+        producer.produce(other.topic, b"x", key)
+    assert producer.flush(30) == 0
+    theirs = {message.key(): partition for partition in range(7) for message in plain_messages(other, partition)}
+    assert ours == theirs
+    assert len(ours) == 20

@@ -1,0 +1,75 @@
+"""Topics for tests: settings of a fresh one, records to put there, and a producer that knows nothing of Tickhouse."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from tests.services.kafka import Broker
+from tickhouse.journal.base import Reader
+from tickhouse.model import Batch, Feed, Trade
+from tickhouse.settings import KafkaSettings
+
+__all__ = ["T0", "drained", "feed", "fresh", "plain_messages", "produce", "trade"]
+
+T0 = 1_768_478_400_000_000
+"""2026-01-15 12:00 UTC."""
+_NUMBERS = itertools.count()
+
+
+def fresh(broker: Broker, **more: Any) -> KafkaSettings:
+    """Return the settings of a topic that does not exist yet."""
+    return KafkaSettings(**{"servers": broker.servers, "topic": f"ticks-{next(_NUMBERS)}", "partitions": 2, **more})
+
+
+def feed(symbol: str = "BTC-USDT", **more: Any) -> Feed:
+    """Return a feed."""
+    fields = {"source": "s", "venue": "BINANCE", "id_space": "trade", "identity": "contiguous", "provider_symbol": "X", **more}
+    return Feed(symbol=symbol, **fields)
+
+
+def trade(number: int, of: Feed | None = None, **more: Any) -> Trade:
+    """Return the trade with id `number`, a millisecond after the one before."""
+    return Trade(
+        **{"feed": of or feed(), "ts": T0 + 1_000 * number, "price": 100.5 + number, "size": 0.25, "trade_id": number, **more}
+    )
+
+
+def produce(settings: KafkaSettings, values: Sequence[Any], partition: int = 0, **more: Any) -> None:
+    """Write messages as any program may: objects as JSON, bytes as they are, None as a tombstone."""
+    producer = Producer({"bootstrap.servers": settings.servers, "log_level": 0, "message.max.bytes": 8 << 20})
+    for value in values:
+        payload = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
+        producer.produce(settings.topic, payload, partition=partition, **more)
+    assert producer.flush(30) == 0
+
+
+def plain_messages(settings: KafkaSettings, partition: int) -> list[Message]:
+    """Read a partition from its beginning to its end with nothing but the client library."""
+    consumer = Consumer({"bootstrap.servers": settings.servers, "group.id": "plain", "log_level": 0})
+    at = TopicPartition(settings.topic, partition, 0)
+    try:
+        _, high = consumer.get_watermark_offsets(at, 30)
+        consumer.assign([at])
+        found: list[Message] = []
+        while len(found) < high:
+            found += consumer.consume(high - len(found), 10)
+        return found
+    finally:
+        consumer.close()
+
+
+def drained(reader: Reader) -> list[Batch]:
+    """Read until nothing more is there, and close."""
+    batches = []
+    while True:
+        batch = reader.read(0.5)
+        if batch is not None:
+            batches.append(batch)
+        elif reader.exhausted or reader.drained:
+            reader.close()
+            return batches
