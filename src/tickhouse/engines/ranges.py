@@ -7,7 +7,6 @@ worked on, so that a range that follows the last one starts at once; from the st
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -15,19 +14,18 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from tickhouse.engines.job import Job, Range
 from tickhouse.errors import FatalError, LogCorruptError, SchemaMismatchError
 from tickhouse.history import LakeHistory
 from tickhouse.journal.kafka_reader import KafkaReader
-from tickhouse.journal.kafka_topic import KafkaTopic, TopicIdentity
+from tickhouse.journal.kafka_topic import KafkaTopic
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts, Pipeline
-from tickhouse.rules import Rules
-from tickhouse.settings import KafkaSettings
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.sinks.lake_encode import EncodedRows, RangeEncoder
 from tickhouse.tables import TABLES
 
-__all__ = ["Job", "Range", "RangeResult", "State", "work_off"]
+__all__ = ["RangeResult", "State", "work_off"]
 
 _KEPT = 16
 """Partitions that a process keeps at most; one executor core rarely has more."""
@@ -37,57 +35,11 @@ _WARN_S = 10.0
 _log = structlog.get_logger(__name__)
 
 
-class Range(msgspec.Struct, frozen=True):
-    """Messages of one partition: those with `start` <= offset < `end`."""
-
-    partition: int
-    start: int
-    end: int
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What every process that works for a house has to know; plain values, so that it can be sent anywhere."""
-
-    house: str
-    """The id of the house."""
-    topic: TopicIdentity
-    kafka: str
-    """The settings of [kafka] as JSON, with what they keep secret."""
-    rules: Rules
-    lake: str
-    """The lake's folder, the same path on every machine."""
-    begin: tuple[int, ...]
-    """By partition: the offset at which the house begins, where there is no state yet."""
-    makes_beats: bool | None
-    """Whether heartbeats are made from record times (rule R3); None = the topic is still empty."""
-
-    @property
-    def key(self) -> str:
-        """Names the job: the same for equal jobs."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
-
-    def open_topic(self) -> KafkaTopic:
-        """Return the topic, which must be the house's.
-
-        Raises:
-            SchemaMismatchError: it is another one by now.
-        """
-        topic = KafkaTopic.open(KafkaSettings.model_validate_json(self.kafka))
-        if topic.identity != self.topic:
-            topic.close()
-            raise SchemaMismatchError(
-                f"topic {self.topic.topic} is not the one that this house reads any more (it has id {topic.identity.topic_id} "
-                f"and {topic.identity.partitions} partitions, not {self.topic.topic_id} and {self.topic.partitions}): "
-                "begin a new house for the new topic"
-            )
-        return topic
-
-
 class State(msgspec.Struct, frozen=True):
     """A partition between two ranges."""
 
-    job: str
-    """`Job.house`: state of another house is never taken."""
+    house: str
+    """State of another house is never taken."""
     position: Position
     snapshot: bytes
 
@@ -136,7 +88,7 @@ def work_off(job: Job, part: Range, state: State | None) -> tuple[RangeResult, S
 
 def _must_follow(job: Job, part: Range, state: State | None) -> None:
     name = f"partition {part.partition} of {job.topic.topic}"
-    if state is not None and state.job != job.house:
+    if state is not None and state.house != job.house:
         raise SchemaMismatchError(f"the state kept for {name} is that of another house; {_REPAIR}")
     reached = job.begin[part.partition] if state is None else state.position.offset
     if part.start != reached:

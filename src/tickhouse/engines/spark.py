@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -25,14 +24,17 @@ from pyspark.sql.streaming.datasource import ReadAllAvailable, ReadLimit, ReadMa
 from pyspark.sql.types import StructType
 
 from tickhouse import errors
-from tickhouse.engines.ranges import Job, Range, RangeResult, State, work_off
+from tickhouse.engines.job import Job, Range
+from tickhouse.engines.spark_session import spark_session
 from tickhouse.errors import ConfigError, FatalError, TickhouseError, TransientError
-from tickhouse.journal.kafka_reader import must_be_kept
-from tickhouse.journal.kafka_topic import KafkaTopic
 from tickhouse.model import Position
 from tickhouse.rules import parse_duration
 from tickhouse.settings import SparkSettings
 from tickhouse.telemetry import configure_logging
+
+if TYPE_CHECKING:  # Spark starts processes that only plan, and import this module: they need no kernel
+    from tickhouse.engines.ranges import RangeResult, State
+    from tickhouse.journal.kafka_topic import KafkaTopic
 
 __all__ = ["AVAILABLE_NOW", "SparkEngine", "partition_keys"]
 
@@ -46,7 +48,7 @@ _STATE_STORE = "org.apache.spark.sql.execution.streaming.state.RocksDBStateStore
 _OUR_ERROR = re.compile(r"tickhouse\.errors\.(\w+): (.+)")
 _ANY_ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt): .+$", re.MULTILINE)
 
-Results = Callable[[Sequence[RangeResult]], None]
+Results = Callable[[Sequence["RangeResult"]], None]
 """Called in the driver with what became of the ranges of a micro-batch; what it raises stops the query."""
 
 
@@ -68,8 +70,7 @@ class SparkEngine:
         self._trigger = _trigger(settings.trigger)
         self._committing = threading.Lock()
         self._error: BaseException | None = None
-        self._spark: SparkSession | None = None
-        self._is_ours = False
+        self._stack = ExitStack()
         self._query: StreamingQuery | None = None
 
     @property
@@ -78,18 +79,14 @@ class SparkEngine:
         return self._query is not None and bool(self._query.isActive)
 
     def __enter__(self) -> Self:
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            self._start()
-        except TickhouseError:
-            raise
-        except Exception as error:
-            self._end()
-            raise _told(error, self._folder) from error
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)  # Spark's own would interrupt a commit
+        with self._stack as stack:
+            try:
+                self._query = self._started(stack.enter_context(spark_session(self._settings, self._folder)))
+            except TickhouseError:
+                raise
+            except Exception as error:
+                raise _told(error, self._folder) from error
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,21 +96,18 @@ class SparkEngine:
             TickhouseError: what stopped it; everything committed stays, the same call goes on from there.
         """
         assert self._query is not None
-        failed = None
-        try:
+        with self._stack:
             self._query.stop()
             failed = self._query.exception()
-        finally:
             with self._committing:  # a commit under way is finished: the query's end does not interrupt it
-                self._end()
+                self._query = None
         if self._error is not None:
             raise self._error
         if failed is not None:
             raise _told(failed, self._folder)
 
-    def _start(self) -> None:
+    def _started(self, spark: SparkSession) -> StreamingQuery:
         partitions = self._job.topic.partitions
-        self._spark = spark = self._session()
         spark.conf.set("spark.sql.shuffle.partitions", partitions)
         spark.conf.set("spark.sql.streaming.stateStore.providerClass", _STATE_STORE)
         spark.conf.set("spark.sql.streaming.minBatchesToRetain", 5)  # each keeps a snapshot of every partition
@@ -123,7 +117,7 @@ class SparkEngine:
             statefulProcessor=_Operator(self._job), outputStructType=_RESULTS, outputMode="Append", timeMode="None"
         )
         writer = results.writeStream.foreachBatch(self._commit).trigger(**self._trigger)
-        self._query = writer.option("checkpointLocation", str(self._folder / "checkpoint")).start()
+        return writer.option("checkpointLocation", str(self._folder / "checkpoint")).start()
 
     def _commit(self, frame: DataFrame, _number: int) -> None:
         """Take what the operator gave; the one action of a micro-batch, a second one would run the operator again."""
@@ -133,22 +127,6 @@ class SparkEngine:
             except BaseException as error:
                 self._error = self._error or error
                 raise
-
-    def _session(self) -> SparkSession:
-        active = SparkSession.getActiveSession()
-        if active is not None:
-            return active.newSession()
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        builder = SparkSession.builder.appName("tickhouse").master(self._settings.master)
-        for name, value in {**_defaults(self._settings.master, self._folder), **self._settings.conf}.items():
-            builder = builder.config(name, value)
-        self._is_ours = True
-        return builder.getOrCreate()
-
-    def _end(self) -> None:
-        if self._spark is not None and self._is_ours:
-            self._spark.stop()
-        self._spark = None
 
 
 def partition_keys(partitions: int) -> list[int]:
@@ -181,7 +159,7 @@ def _murmur3(value: int) -> int:
 def _source(job: Job, max_records: int) -> type[DataSource]:
     """Return the data source of a job. It travels with its class, not in options, which Spark shows around."""
 
-    class Ranges(DataSource):
+    class Ranges(DataSource):  # type: ignore[misc]  # Spark is not typed
         @classmethod
         def name(cls) -> str:
             return "tickhouse"
@@ -196,7 +174,7 @@ def _source(job: Job, max_records: int) -> type[DataSource]:
     return Ranges
 
 
-class _Ranges(InputPartition):
+class _Ranges(InputPartition):  # type: ignore[misc]  # Spark is not typed
     """All ranges of a micro-batch: reading them is one task, for they are only a few numbers."""
 
     def __init__(self, ranges: list[tuple[int, int, int, int]]) -> None:
@@ -204,7 +182,7 @@ class _Ranges(InputPartition):
         self.ranges = ranges
 
 
-class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):
+class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ignore[misc]  # Spark is not typed
     """Plans what a micro-batch works off; an offset of the query is {partition: offset after the last record}."""
 
     def __init__(self, job: Job, max_records: int) -> None:
@@ -247,6 +225,8 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def _highs(self, start: Mapping[str, int]) -> dict[str, int]:
         """Return where each partition ends, having seen that it still has everything from `start` on."""
+        from tickhouse.journal.kafka_reader import must_be_kept
+
         if self._topic is None:
             configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))
             self._topic = self._job.open_topic()
@@ -262,7 +242,7 @@ def _shares(waiting: Mapping[str, int], limit: int) -> dict[str, int]:
     return shares
 
 
-class _Operator(StatefulProcessor):
+class _Operator(StatefulProcessor):  # type: ignore[misc]  # Spark is not typed
     """Works off the ranges of a partition; its state is the pipeline's snapshot.
 
     What Tickhouse raises on purpose is a result too: tried again it would be the same, and the driver says it in one line.
@@ -276,6 +256,8 @@ class _Operator(StatefulProcessor):
         self._state = handle.getValueState("partition", _STATE)
 
     def handleInputRows(self, key: Any, rows: Iterator[Row], timerValues: Any) -> Iterator[Row]:  # noqa: N802, N803
+        from tickhouse.engines.ranges import work_off
+
         del key, timerValues
         for partition, start, end in sorted((row["partition"], row["start"], row["end"]) for row in rows):
             try:
@@ -285,13 +267,15 @@ class _Operator(StatefulProcessor):
             except TickhouseError as error:
                 yield Row(error=type(error).__name__, told=str(error), result=None)
                 return
-            self._state.update((state.job, *state.position, state.snapshot))
+            self._state.update((state.house, *state.position, state.snapshot))
             yield Row(error=None, told=None, result=msgspec.msgpack.encode(result))
 
     def close(self) -> None:
         """Keep everything: the next range follows."""
 
     def _stored(self) -> State | None:
+        from tickhouse.engines.ranges import State
+
         if not self._state.exists():
             return None
         house, offset, clock, snapshot = self._state.get()
@@ -299,6 +283,8 @@ class _Operator(StatefulProcessor):
 
 
 def _result(row: Row) -> RangeResult:
+    from tickhouse.engines.ranges import RangeResult
+
     if row["error"] is not None:
         raise _ours(row["error"], row["told"])
     return msgspec.msgpack.decode(row["result"], type=RangeResult)
@@ -315,7 +301,9 @@ def _told(error: BaseException, folder: Path) -> TickhouseError:
     ours = _OUR_ERROR.findall(text)
     if ours:
         return _ours(*ours[-1])
-    lines = _ANY_ERROR.findall(text) or [text.strip().partition("\n")[0]]
+    if "JAVA_GATEWAY_EXITED" in text:
+        return FatalError(f"Spark did not start: it needs Java 17 (JAVA_HOME, or java in PATH); see {folder}")
+    lines = _ANY_ERROR.findall(text) or [text.strip().partition("\n")[0] or type(error).__name__]
     return FatalError(f"Spark stopped: {lines[-1].strip()[:500]}; its log is {folder / 'spark.log'}")
 
 
@@ -326,32 +314,3 @@ def _trigger(text: str) -> dict[str, Any]:
         return {"processingTime": f"{parse_duration(text) // 1_000} milliseconds"}
     except ConfigError as error:
         raise ConfigError(f"trigger {text!r}: use {AVAILABLE_NOW}, or how often a micro-batch begins, e.g. 5s") from error
-
-
-def _defaults(master: str, folder: Path) -> dict[str, str]:
-    """Return what Spark is started with unless [spark] conf says otherwise."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "log4j2.properties"
-    log.write_text(_LOGGING.format(file=folder / "spark.log"), "utf-8")
-    found = {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log.absolute().as_uri()}"}
-    if master.startswith("local"):
-        loopback = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false"}
-        return found | loopback
-    return found
-
-
-_LOGGING = """\
-rootLogger.level = warn
-rootLogger.appenderRef.file.ref = file
-appender.file.type = RollingFile
-appender.file.name = file
-appender.file.fileName = {file}
-appender.file.filePattern = {file}.%i
-appender.file.layout.type = PatternLayout
-appender.file.layout.pattern = %d{{yyyy-MM-dd HH:mm:ss.SSS}} %p %c{{1}}: %m%n%ex
-appender.file.policies.type = Policies
-appender.file.policies.size.type = SizeBasedTriggeringPolicy
-appender.file.policies.size.size = 10MB
-appender.file.strategy.type = DefaultRolloverStrategy
-appender.file.strategy.max = 3
-"""

@@ -14,12 +14,13 @@ import msgspec
 import structlog
 
 from tickhouse.engines.embedded import commit_with_retries
-from tickhouse.engines.ranges import Job, RangeResult
+from tickhouse.engines.job import Job
+from tickhouse.engines.ranges import RangeResult
 from tickhouse.engines.spark import SparkEngine
 from tickhouse.errors import ConfigError, LogCorruptError, SchemaMismatchError
 from tickhouse.house import House
 from tickhouse.journal.kafka import KafkaJournal
-from tickhouse.journal.kafka_topic import TopicIdentity
+from tickhouse.journal.kafka_client import TopicIdentity
 from tickhouse.live import Board
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts
