@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
@@ -60,16 +60,15 @@ def spark_session(settings: SparkSettings, folder: Path) -> Iterator[SparkSessio
     for name, value in {**_defaults(settings.master, folder), **settings.conf}.items():
         conf.set(name, value)
     with _own_signals():
-        if SparkContext._gateway is None:
-            SparkContext._gateway = _gateway(conf, folder)
-        session = SparkSession(SparkContext(conf=conf))
+        gateway = _gateway(conf, folder) if SparkContext._gateway is None else None
+        session = SparkSession(SparkContext(conf=conf, gateway=gateway))
     try:
         yield session
     finally:
         session.stop()
 
 
-def _gateway(conf: SparkConf, folder: Path) -> object:
+def _gateway(conf: SparkConf, folder: Path) -> Any:
     """Start the JVM apart from the terminal's signals; what it prints is sorted by a thread."""
     read, write = os.pipe()
     with os.fdopen(write, "wb") as said:
