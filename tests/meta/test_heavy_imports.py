@@ -21,6 +21,7 @@ PLACES = {
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "scanning", "journal/kafka_scan", "sources/scanner", "journal/heartbeats", "upkeep"),
     "talib": ("indicators", "indicator_specs", "quality"),
+    "pyspark": ("engines/spark",),
     "typer": ("cli",),
     "rich": ("cli", "screen"),
     "zstandard": ("sources", "journal/frames"),
