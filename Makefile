@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 STAMP := $(VENV)/.installed
 
+# Some machines forbid Python to keep compiled modules: every start would compile all libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install run services test lint bench campaign docs clean constraints
 

@@ -7,34 +7,38 @@ its place), it says so in its state and tries again; it never writes.
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine
 from tickhouse.errors import TickhouseError
 from tickhouse.history import LakeHistory
 from tickhouse.journal.base import Journal
-from tickhouse.model import I32, NO_TIME, Batch, Position
+from tickhouse.model import I32, NO_TIME, Batch, Cause, Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.rules import Rules
 from tickhouse.serving.hub import Hub
-from tickhouse.serving.ring import CHANNELS
+from tickhouse.serving.pump import Pump
+from tickhouse.serving.ring import CHANNELS, Wanted
+from tickhouse.serving.rows import Record, records
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import LakeTables
 
-__all__ = ["Followed", "Follower", "State"]
+__all__ = ["Followed", "Follower", "State", "follow_rows"]
 
 _log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0
 _LOOK_S = 1.0
-_KEPT = tuple(name for name in CHANNELS.values() if name)
+_KEPT = (*(name for name in CHANNELS.values() if name), "gold.gaps")
 
 
 class Followed(NamedTuple):
@@ -106,6 +110,7 @@ class Follower:
             try:
                 followed = self._opened()
                 if followed is None:
+                    self._last_identity = None
                     self._status, self._detail = "waiting", "there is no house yet; `tickhouse run` or `replay` makes one"
                 else:
                     self._follow(followed)
@@ -128,9 +133,10 @@ class Follower:
             engine = self._engine = EmbeddedEngine(journal, [pipeline], history, (), snapshot_every_s=None, listener=run.listen)
             same = followed.identity == self._last_identity
             self._last_identity, self.rules, self.counts = followed.identity, followed.rules, pipeline.counts
+            self._take_up(history, start)
             pipeline.open_bars()  # what compiles, compiles before the first trade waits for it
-            self._hub.begin(start.offset, history, _Look(engine, pipeline), is_same_house=same)
             self._position = start
+            self._hub.begin(start.offset, history, _Look(engine, pipeline), is_same_house=same)
             self._status, self._detail = "following", ""
             threading.Thread(target=self._watch, args=(engine, followed.identity), daemon=True).start()
             if not self._stop.is_set():
@@ -138,6 +144,15 @@ class Follower:
         finally:
             self._engine = None
             journal.close()
+
+    def _take_up(self, history: LakeHistory, start: Position) -> None:
+        """Tell the live figures what was open and connected where following begins."""
+        before = Cause(0, start.offset, -(1 << 31))
+        gaps, events = (
+            records(history.rows(name, pc.scalar(True), before).sort_by([("offset", "ascending"), ("row", "ascending")]))
+            for name in ("gold.gaps", "bronze.events")
+        )
+        self._hub.figures.begin(gaps, events)
 
     def _moved(self, position: Position) -> None:
         self._position = position
@@ -148,6 +163,35 @@ class Follower:
             if self._identity() != identity:
                 engine.stop()
                 return
+
+
+async def follow_rows(follower_of: Callable[[Hub], Follower], wanted: Wanted) -> AsyncGenerator[Record, None]:
+    """Yield the rows that a subscriber of a house gets, in the caller's event loop, until it is closed.
+
+    Args:
+        follower_of: Makes a follower for a hub.
+        wanted: What of.
+    """
+    pump, ready = Pump(), asyncio.Event()
+    hub = Hub(pump.wake)
+    follower = follower_of(hub)
+    pumping = asyncio.create_task(pump.run(hub.pump))
+    subscription = hub.subscribe(wanted, ready.set, as_records=True)
+    follower.start()
+    try:
+        while True:
+            await ready.wait()
+            ready.clear()
+            message = subscription.take()
+            if subscription.is_stale:
+                message = await asyncio.to_thread(subscription.finish, subscription.begin())
+            for row in message.records if message is not None else ():
+                yield row
+            if subscription.has_more:
+                ready.set()
+    finally:
+        pumping.cancel()
+        await asyncio.to_thread(follower.stop)
 
 
 class _Look:

@@ -15,7 +15,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
@@ -27,7 +27,7 @@ import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine, Listener
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError
-from tickhouse.follower import Followed, Follower
+from tickhouse.follower import Followed, Follower, follow_rows
 from tickhouse.history import LakeHistories
 from tickhouse.journal.base import Journal
 from tickhouse.journal.followed import FollowedRecording
@@ -41,9 +41,13 @@ from tickhouse.quality.verify import Report, verify
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.queries import Queries
+from tickhouse.serving.ring import Wanted
+from tickhouse.serving.rows import Record
 from tickhouse.settings import HouseRules, Settings
+from tickhouse.sinks.base import Sink
 from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.files import Opener
+from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES
 
 if TYPE_CHECKING:  # Kafka's client is loaded by houses that use it
@@ -71,7 +75,7 @@ class Work(NamedTuple):
     journal: Journal
     starts: list[Position]
     """Where each pipeline's snapshot was taken."""
-    lake: Lake
+    sinks: list[Sink]
 
     @property
     def counts(self) -> Counts:
@@ -80,7 +84,8 @@ class Work(NamedTuple):
 
     def close(self) -> None:
         """Release the sinks."""
-        self.lake.close()
+        for sink in self.sinks:
+            sink.close()
 
 
 class House:
@@ -291,13 +296,16 @@ class House:
     def appender(self, journal: SqliteJournal | KafkaJournal) -> SqliteAppender | KafkaAppender:
         """Return the one writer of this house's live journal; hold the house for appending first."""
         if not isinstance(journal, SqliteJournal):
-            where = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:8]
-            return journal.appender(f"{platform.node()}-{where}")
+            return journal.appender(self._holder())
         highest = self.highest_offset()
         if highest > journal.next_offset():
             # A power cut or a torn file: `verify` will name the rows that rest on records which are gone.
             _log.warning("journal_behind_tables", journal=journal.next_offset(), tables=highest)
         return journal.appender(at_least=highest)
+
+    def _holder(self) -> str:
+        """Return the name under which this house writes to Kafka: another house, or another host, has another."""
+        return f"{platform.node()}-{hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:8]}"
 
     def recording(self, rules: Rules, *, beside: bool = False) -> Recording:
         """Return the recording journal of this house; hold it for writing first.
@@ -306,7 +314,7 @@ class House:
             rules: Of a new one.
             beside: The house's journal is another one: the recording is only read, to be sent through that.
         """
-        sources = [build(SOURCES, name, {}) for name in names(SOURCES)]
+        sources = (build(SOURCES, name, {}) for name in names(SOURCES))
         return Recording.create_or_open(self.path / "replayed" if beside else self.path, rules, Opener(sources))
 
     def lake(self) -> Lake:
@@ -327,19 +335,57 @@ class House:
                 start, state = Position(), None
             pipelines.append(Pipeline(partition, rules, history, state))
             starts.append(start)
+        sinks: list[Sink] = [lake]
+        if settings.kafka.publish:
+            from tickhouse.journal.kafka_publisher import KafkaPublisher
+
+            sinks.append(KafkaPublisher(settings.kafka, journal.partitions, self._holder(), starts))
         engine = EmbeddedEngine(
             journal,
             pipelines,
             histories,
-            [lake],
+            sinks,
             commit_every_s=parse_duration(settings.engine.commit_every) / 1e6,
             snapshot_every_s=parse_duration(settings.engine.snapshot_every) / 1e6,
             listener=listener,
             pace_s=pace_s,
         )
-        return Work(engine, pipelines, journal, starts, lake)
+        return Work(engine, pipelines, journal, starts, sinks)
 
     # Following: reading what another process writes, as it writes it.
+
+    def stream(
+        self,
+        symbol: str | None = None,
+        interval: str | None = "1m",
+        *,
+        venue: str | None = None,
+        channel: str = "bars",
+        indicators: bool = False,
+        since: int | None = None,
+    ) -> AsyncGenerator[Record, None]:
+        """Yield rows as the house makes them: open bars in their newest state, final bars and revisions each once.
+
+        Args:
+            symbol: In any spelling; None = all.
+            interval: Of bars and indicators; None = all.
+            venue: Only this one.
+            channel: `bars`, `trades`, `indicators`, `anomalies`, `events` or `feeds`.
+            indicators: With bars: a column for each output.
+            since: UTC microseconds: first everything stored from then on, each row once.
+
+        Raises:
+            ConfigError: the symbol or the channel means nothing.
+
+        Example:
+            >>> async for bar in house.stream("BTC-USDT", "1m"):  # doctest: +SKIP
+            ...     print(bar["close"], bar["final"])
+        """
+        where, canonical = (venue, None) if symbol is None else normalise(symbol, venue)
+        of_any = symbol is None or (venue is None and ":" not in symbol)
+        per_interval = interval if channel in ("bars", "indicators") else None
+        wanted = Wanted(channel, canonical, (venue or None) if of_any else where, per_interval, indicators, since)
+        return follow_rows(self.follower, wanted)
 
     def follower(self, hub: Hub) -> Follower:
         """Return what follows this house into a hub; the house need not exist yet."""

@@ -1,25 +1,48 @@
 """Runs the house's indicators over bars as they are issued (rule R10).
 
-Stands in the pipeline after the kernel: bars and revisions go in, rows of `gold.indicators` come out. Live, TA-Lib's
-incremental handles are updated once a bar; when catching up, longer runs take one batch call a series. Both give the same
-bits, so that the rows do not depend on how bars were cut into feeds. Only the current day and its seeds stay in memory; what
-is older, and everything after a restart, is read back through `BarHistory`.
+Stands in the pipeline after the kernel: bars and revisions go in, rows of `gold.indicators` come out. The bars of all series
+lie in one pool, and `kernel/series.py` works off those of a feed in one run: averages and deviations at once, in the bits of
+TA-Lib. Other functions are TA-Lib calls: live by its incremental handles, when catching up in batches. All of these give the
+same bits, so that the rows do not depend on how bars were cut into feeds. Only the current day and its seeds stay in memory;
+what is older, and everything after a restart, is read back through `BarHistory`.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from tickhouse.errors import ConfigError, SchemaMismatchError
-from tickhouse.indicator_specs import Core, IndicatorSpec, log_returns, parse_spec, window_values
+from tickhouse.indicator_plan import IndicatorPlan, Library, Series
+from tickhouse.indicator_specs import IndicatorSpec, parse_spec
 from tickhouse.kernel.base import Bars
+from tickhouse.kernel.series import (
+    AT,
+    CUT,
+    DAY_US,
+    DONE,
+    FROM,
+    LAST,
+    MADE,
+    MORE_POOL,
+    MORE_ROWS,
+    NEEDS_PAST,
+    SEGMENTS,
+    STEP,
+    STOP,
+    Fed,
+    Made,
+    N,
+    again,
+    empty_pool,
+    empty_rows,
+    larger_pool,
+    placed,
+    with_series,
+    work_off,
+)
 from tickhouse.model import F64, I64, Cause, Feeds
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.series import BarColumns, BarHistory, IndicatorRows, SeriesWanted
@@ -29,13 +52,11 @@ __all__ = ["SEEDS", "Indicators"]
 SEEDS = 1_000
 """Every UTC day of a series starts from this many bars before it, or as many as there are."""
 
-_DAY_US = 86_400_000_000
 _END_OF_TIME = int(np.iinfo(np.int64).max)
 _VERSION = 1
-_HANDLE_RUN = 24
-"""Up to this many bars at once, updating a handle is cheaper than a batch call over the series (measured)."""
-_OPEN_RUN = 96
-"""From this many bars at once on, when catching up, no handle is opened for the bars to come."""
+_SPARE_ROWS = 4_096
+_SHORT = 1 << 16
+_LOW = 0xFFFFFFFF
 
 
 class Indicators:
@@ -62,9 +83,18 @@ class Indicators:
         self._history = history
         self._partition = partition
         self._levels = np.array(sorted({rules.intervals.index(name) for name in rules.indicator_intervals}), np.int8)
-        self._plan = _Plan(self.specs)
-        self._series: dict[int, _Series] = {}
+        self._plan = IndicatorPlan(self.specs, SEEDS)
         self._known: set[int] | None = set() if fresh else None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have no series in memory."""
+        self._pool = empty_pool(len(self._plan.inputs), len(self._plan.averages))
+        self._library = Library(self._plan)
+        self._keys: list[int] = []
+        """Of each series in memory: level and instrument."""
+        self._number = np.full((len(self._rules.intervals), 0), -1, np.int64)
+        """[level, instrument]: which series, -1 = not in memory."""
 
     def feed(self, bars: Bars, feeds: Feeds, *, catching_up: bool) -> IndicatorRows:
         """Take bars and revisions in the order they were issued; return the rows they make or change.
@@ -76,28 +106,26 @@ class Indicators:
         """
         picked = np.flatnonzero(np.isin(bars.level, self._levels)) if self.specs else np.empty(0, np.int64)
         if not len(picked):
-            return self._plan.rows(bars, _Made(self._plan))
+            none = np.empty(0, np.int64)
+            return self._plan.rows(bars, none, none, self._plan.values(self._room(0), 0, []))
         keys = (bars.level[picked].astype(np.int64) << 32) | bars.instrument[picked]
         order = np.argsort(keys, kind="stable")
         picked, keys = picked[order], keys[order]
-        cuts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
-        firsts, ends = [0, *cuts.tolist()], [*cuts.tolist(), len(keys)]
         before = Cause(self._partition, int(bars.offset[0]), int(bars.row[0]))
-        fed = _Fed(bars, picked, self._plan.inputs, feeds, before, catching_up=catching_up)
-        group_keys = keys[firsts].tolist()
-        self._load([key for key in group_keys if key not in self._series], feeds, fed.before)
-        made = _Made(self._plan)
-        for key, begin, end in zip(group_keys, firsts, ends, strict=True):
-            series = self._series[key]
-            if fed.starts[begin] > series.last and fed.is_rising(begin, end):
-                self._append(series, fed, begin, end, made)
-            else:
-                self._work_off_instants(key, fed, begin, end, made)
-        return self._plan.rows(bars, made)
+        self._load(keys, feeds, before)
+        instant = np.concatenate([[0], np.cumsum(bars.available_at[1:] != bars.available_at[:-1])])
+        fed = self._fed(bars, picked, keys, instant[picked])
+        made = self._work_off(fed, _Asked(feeds, before, catching_up))
+        count = int(self._pool.head[MADE])
+        # A run writes by series, rows stand by instant first; numpy sorts short numbers by radix, several times faster.
+        ranks = fed.instant[made.cause[:count]]
+        order = np.argsort(ranks.astype(np.uint16) if instant[-1] < _SHORT else ranks, kind="stable")
+        values = self._plan.values(made, count, self._library.taken())
+        return self._plan.rows(bars, picked[made.cause[order]], made.start[order], values[order])
 
     def snapshot(self) -> bytes:
         """Return which series exist; their bars are read back when they are next touched."""
-        return msgspec.msgpack.encode((_VERSION, sorted((self._known or set()).union(self._series))))
+        return msgspec.msgpack.encode((_VERSION, sorted((self._known or set()).union(self._keys))))
 
     def restore(self, data: bytes) -> None:
         """Take up a state that `snapshot` gave.
@@ -115,395 +143,159 @@ class Indicators:
             raise SchemaMismatchError(
                 f"the stored state of the indicators has version {version}, this Tickhouse has {_VERSION}"
             )
-        self._series = {}
+        self._begin()
         self._known = set(known)
 
-    def _load(self, keys: list[int], feeds: Feeds, before: Cause) -> None:
+    def _load(self, keys: I64, feeds: Feeds, before: Cause) -> None:
         """Give every key its series, read back where one exists."""
+        lacking = len(feeds.instruments) - self._number.shape[1]
+        if lacking > 0:
+            more = np.full((len(self._number), max(lacking, self._number.shape[1])), -1, np.int64)
+            self._number = np.concatenate([self._number, more], axis=1)
+        fresh = np.unique(keys[self._number[keys >> 32, keys & _LOW] < 0])
+        if not len(fresh):
+            return
         wanted: dict[int, SeriesWanted] = {}
-        for key in keys:
+        for key in fresh.tolist():
             if self._known is None or key in self._known:
                 interval = self._rules.intervals[key >> 32]
                 # a day has at most this many bars: so the current day and all of its seeds are among them
-                count = SEEDS + _DAY_US // parse_duration(interval)
-                wanted[key] = SeriesWanted(feeds.instruments[key & 0xFFFFFFFF], interval, _END_OF_TIME, count, None)
+                count = SEEDS + DAY_US // parse_duration(interval)
+                wanted[key] = SeriesWanted(feeds.instruments[key & _LOW], interval, _END_OF_TIME, count, None)
         found = self._history.bars(list(wanted.values()), before) if wanted else {}
-        for key in keys:
-            series = self._series[key] = _Series(self._plan)
-            stored = found.get(wanted[key]) if key in wanted else None
-            if stored is not None and len(stored.start):
-                series.replace(stored.start, self._plan.columns(stored))
-                series.is_cut = len(stored.start) == wanted[key].count
+        self._number[fresh >> 32, fresh & _LOW] = np.arange(len(self._keys), len(self._keys) + len(fresh))
+        self._keys += fresh.tolist()
+        self._pool = with_series(self._pool, len(self._keys))
+        for key, want in wanted.items():
+            stored = found.get(want)
+            if stored is None or not len(stored.start):
+                continue
+            series, is_cut = int(self._number[key >> 32, key & _LOW]), len(stored.start) == want.count
+            held = self._held(stored)
+            self._pool = placed(self._pool, series, held.start, held.values, held.returns, seeds=SEEDS, is_cut=is_cut)
 
-    def _append(self, series: _Series, fed: _Fed, begin: int, end: int, made: _Made) -> None:
-        add = made.add_run if fed.catching_up and end - begin > _HANDLE_RUN else made.add_few
-        while begin < end:
-            if fed.starts[begin] >= series.day_end:
-                series.roll(fed.starts[begin])
-            stop = end
-            while fed.starts[stop - 1] >= series.day_end:
-                stop -= 1
-            series.extend(fed.start[begin:stop], fed.values[:, begin:stop])
-            add(series, fed, begin, stop)
-            begin = stop
+    def _held(self, bars: BarColumns) -> Series:
+        return self._plan.series(bars.start, np.array([getattr(bars, name) for name in self._plan.inputs], np.float64))
 
-    def _work_off_instants(self, key: int, fed: _Fed, begin: int, end: int, made: _Made) -> None:
-        """Work off a group that holds revisions, or bars out of order: instant by instant."""
-        series = self._series[key]
-        pasts: dict[int, _Past] = {}
-        at = begin
-        while at < end:
-            stop = at + 1
-            while stop < end and fed.available_at[stop] == fed.available_at[at]:
-                stop += 1
-            if fed.starts[at] > series.last and fed.is_rising(at, stop):
-                self._append(series, fed, at, stop, made)
-            else:
-                series.upsert(fed.start[at:stop], fed.values[:, at:stop])
-                self._reissue(key, fed, begin, at, stop, pasts, made)
-            at = stop
+    def _fed(self, bars: Bars, picked: I64, keys: I64, instant: I64) -> Fed:
+        series, start = self._number[keys >> 32, keys & _LOW], bars.start[picked]
+        falls = (start[1:] <= start[:-1]) & (series[1:] == series[:-1])
+        touched = start
+        if falls.any():
+            together = np.cumsum((series[1:] != series[:-1]) | (instant[1:] != instant[:-1]))
+            touched = start[np.lexsort((start, np.concatenate([[0], together])))]
+        values = np.array([getattr(bars, name)[picked] for name in self._plan.inputs], np.float64)
+        return Fed(series, start, values, instant, touched)
 
-    def _reissue(self, key: int, fed: _Fed, begin: int, at: int, stop: int, pasts: dict[int, _Past], made: _Made) -> None:
-        """Issue again what the bars [at, stop) touch: their days from them on, and days whose seeds hold one of them."""
-        series = self._series[key]
+    def _room(self, rows: int) -> Made:
+        segments = rows if self._library.cores else 0
+        return empty_rows(rows, len(self._plan.averages), len(self._plan.windows), segments)
+
+    def _with_room(self, made: Made, rows: int) -> Made:
+        """Return what was made, with room for this many rows more."""
+        count = int(self._pool.head[MADE])
+        if count + rows <= len(made.cause):
+            return made
+        larger = self._room(2 * (count + rows))
+        for had, has in zip(made[:4], larger[:4], strict=True):
+            has[..., :count] = had[..., :count]
+        return larger
+
+    def _work_off(self, fed: Fed, asked: _Asked) -> Made:
+        self._pool.head[[AT, MADE, SEGMENTS]] = 0
+        made = self._room(len(fed.start) + _SPARE_ROWS)
+        ended = -1
+        while ended != DONE:
+            ended = work_off(self._pool, self._plan.loops, fed, made)
+            head = self._pool.head
+            self._library.compute(self._pool, made.segments[: head[SEGMENTS]], catching_up=asked.catching_up)
+            head[SEGMENTS] = 0
+            if ended in (DONE, STEP):
+                continue
+            series = int(fed.series[head[AT]])
+            if ended == MORE_POOL:
+                self._pool = larger_pool(self._pool, int(self._pool.rows[series, N]) + int(np.sum(fed.series == series)))
+            elif ended == MORE_ROWS:
+                made = self._with_room(made, int(self._pool.rows[series, N]) + len(fed.start))
+            elif ended == NEEDS_PAST:
+                made = self._issue_past(series, fed, made, asked)
+                head[AT] = head[STOP]
+        return made
+
+    def _issue_past(self, series: int, fed: Fed, made: Made, asked: _Asked) -> Made:
+        """Issue again what the bars of an instant touch, where some of their days have left memory."""
+        at, stop = int(self._pool.head[AT]), int(self._pool.head[STOP])
+        begin = at - int(np.argmax(fed.series[at::-1] != series)) + 1 if (fed.series[:at] != series).any() else 0
         by_day: dict[int, list[int]] = {}
-        for start in sorted(fed.starts[at:stop]):
-            by_day.setdefault(start - start % _DAY_US, []).append(start)
-        again: dict[int, tuple[I64, F64, _Touched]] = {}
+        for start in fed.touched[at:stop].tolist():
+            by_day.setdefault(start - start % DAY_US, []).append(start)
+        again_of: dict[int, tuple[Series, _Touched]] = {}
         for midnight, starts in by_day.items():
-            if series.covers(midnight):
-                held, columns = series.start[: series.n], series.columns
-            else:
-                past = pasts.get(midnight)
-                if past is None or not past.reaches(starts[-1], series.last):
-                    past = pasts[midnight] = self._read_past(key, midnight, starts[-1], series.last, fed)
-                held, columns = past.overlaid(fed.start[begin:stop], fed.values[:, begin:stop])
-            for day in _touched_days(held, midnight, starts[0], starts[-1]):
-                other = again.get(day.midnight)
-                if other is None or held[day.first] < other[0][other[2].first]:
-                    again[day.midnight] = (held, columns, day)
-        for _, (held, columns, day) in sorted(again.items()):
-            made.add_again(held, columns, day, fed.causes[at])
+            held = self._memory(series)
+            if self._pool.rows[series, CUT] and int(np.searchsorted(held.start, midnight)) < SEEDS:
+                past = self._read_past(self._keys[series], midnight, starts[-1], int(self._pool.rows[series, LAST]), asked)
+                below = fed.start[begin:stop] < past.horizon
+                held = self._plan.series(
+                    *_merged(past.start, past.values, fed.start[begin:stop][below], fed.values[:, begin:stop][:, below])
+                )
+            for day in _touched_days(held.start, midnight, starts[0], starts[-1]):
+                other = again_of.get(day.midnight)
+                if other is None or held.start[day.first] < other[0].start[other[1].first]:
+                    again_of[day.midnight] = (held, day)
+        for _, (held, day) in sorted(again_of.items()):
+            made = self._with_room(made, day.end - day.first)
+            row = int(self._pool.head[MADE])
+            again(held.start, held.values, held.returns, self._plan.loops, made, row, day.lo, day.first, day.end, at)
+            self._library.issue_again(held.values, day.lo, day.first, day.end)
+            self._pool.head[MADE] += day.end - day.first
+        return made
 
-    def _read_past(self, key: int, midnight: int, touched: int, last: int, fed: _Fed) -> _Past:
+    def _memory(self, series: int) -> Series:
+        """Return the bars of a series that are in memory."""
+        row = self._pool.rows[series]
+        begin, end = int(row[FROM]), int(row[FROM] + row[N])
+        pool = self._pool
+        return Series(pool.start[begin:end].copy(), pool.values[:, begin:end].copy(), pool.returns[begin:end].copy())
+
+    def _read_past(self, key: int, midnight: int, touched: int, last: int, asked: _Asked) -> _Past:
         """Read a day that has left memory, its seeds, and the days after it whose seeds may hold the bar `touched`."""
-        instrument, interval = fed.feeds.instruments[key & 0xFFFFFFFF], self._rules.intervals[key >> 32]
+        instrument, interval = asked.feeds.instruments[key & _LOW], self._rules.intervals[key >> 32]
         days = 2
         while True:
-            horizon = midnight + days * _DAY_US
+            horizon = midnight + days * DAY_US
             seeds = SeriesWanted(instrument, interval, midnight, SEEDS, None)
             body = SeriesWanted(instrument, interval, horizon, None, midnight)
-            found = self._history.bars([seeds, body], fed.before)
-            pieces = [found[wanted] for wanted in (seeds, body) if wanted in found]
-            start = np.concatenate([np.empty(0, np.int64), *(piece.start for piece in pieces)])
-            columns = np.concatenate([np.empty((len(self._plan.inputs), 0)), *map(self._plan.columns, pieces)], axis=1)
-            past = _Past(start, columns, horizon)
+            found = self._history.bars([seeds, body], asked.before)
+            pieces = [self._held(found[wanted]) for wanted in (seeds, body) if wanted in found]
+            past = _Past(
+                np.concatenate([np.empty(0, np.int64), *(piece.start for piece in pieces)]),
+                np.concatenate([np.empty((len(self._plan.inputs), 0)), *(piece.values for piece in pieces)], axis=1),
+                horizon,
+            )
             if past.reaches(touched, last):
                 return past
             days *= 4
 
 
-class _Series:
-    """The bars of one series in memory: a growing tail of it, the current day and its seeds at least.
+class _Asked(NamedTuple):
+    """What a feed comes with."""
 
-    Arrays are only ever written beyond `n`; any other change replaces them, so views taken earlier stay as they were.
-    """
-
-    __slots__ = ("close", "columns", "day_end", "first", "handles", "is_cut", "last", "lo", "n", "returns", "rows", "start")
-
-    def __init__(self, plan: _Plan) -> None:
-        self.start: I64 = np.empty(0, np.int64)
-        self.columns: F64 = np.empty((len(plan.inputs), 0))
-        self.rows: list[F64] = list(self.columns)
-        """The rows of `columns`, one an input."""
-        self.close = plan.close
-        """Which of them are the closes, -1 where no deviation needs them."""
-        self.returns: F64 = np.empty(0)
-        """Log returns of the closes."""
-        self.n = 0
-        self.lo = 0
-        """Where the current day's seeds begin."""
-        self.first = 0
-        """Where the current day begins."""
-        self.day_end = -_END_OF_TIME
-        self.last = -_END_OF_TIME
-        """Start of the last bar."""
-        self.is_cut = False
-        """Whether there may be bars before those in memory."""
-        self.handles: list[Any] = [None] * len(plan.cores)
-        """TA-Lib's, standing after the last bar; None where one has to be opened."""
-
-    def replace(self, start: I64, columns: F64) -> None:
-        """Take other bars; the current day is that of the last one."""
-        self.start, self.columns, self.rows, self.n = start, columns, list(columns), len(start)
-        self.last = int(start[-1])
-        self.day_end = self.last - self.last % _DAY_US + _DAY_US
-        self.first = int(np.searchsorted(start, self.day_end - _DAY_US))
-        self.lo = max(0, self.first - SEEDS)
-        if self.close >= 0:
-            self.returns = log_returns(columns[self.close])
-        self.handles = [None] * len(self.handles)
-
-    def roll(self, start: int) -> None:
-        """Begin the day of a bar to come: afresh from the last seeds."""
-        self.day_end = start - start % _DAY_US + _DAY_US
-        self.first = self.n
-        lo = max(0, self.n - SEEDS)
-        if lo != self.lo:  # else the series still begins with the same bar, and the handles are right
-            self.lo = lo
-            self.handles = [None] * len(self.handles)
-
-    def extend(self, start: I64, columns: F64) -> None:
-        """Append bars of the current day."""
-        end = self.n + len(start)
-        if end > len(self.start):
-            self.make_room(len(start))
-            end = self.n + len(start)
-        self.start[self.n : end] = start
-        self.columns[:, self.n : end] = columns
-        if self.close >= 0:
-            before = max(0, self.n - 1)
-            closes = self.rows[self.close][before:end].tolist()
-            self.returns[before + 1 : end] = [math.log(close / previous) for previous, close in pairwise(closes)]
-        self.n = end
-        self.last = int(start[-1])
-
-    def upsert(self, start: I64, columns: F64) -> None:
-        """Take revisions and bars out of order, the later in the arrays winning."""
-        if self.is_cut:
-            kept = start >= self.start[0]
-            start, columns = start[kept], columns[:, kept]
-        if not len(start):
-            return
-        held = self.start[: self.n]
-        at = np.searchsorted(held, start)
-        if at.max() < self.n and np.array_equal(held[at], start):
-            self._revise(at, columns)
-        else:
-            self.replace(*_merged(held, self.columns[:, : self.n], start, columns))
-
-    def _revise(self, at: I64, columns: F64) -> None:
-        """Put revisions in the places of the bars they revise."""
-        self.columns[:, at] = columns
-        if self.close >= 0:
-            close = self.rows[self.close]
-            for i in {*at.tolist(), *(at + 1).tolist()}:
-                if 0 < i < self.n:
-                    self.returns[i] = math.log(close[i] / close[i - 1])
-        self.handles = [None] * len(self.handles)
-
-    def covers(self, midnight: int) -> bool:
-        """Say whether all seeds of the day that begins at `midnight` are in memory, and so all that follows."""
-        return not self.is_cut or int(np.searchsorted(self.start[: self.n], midnight)) >= SEEDS
-
-    def make_room(self, count: int) -> None:
-        """Move what the current day needs to larger arrays."""
-        lo, n = self.lo, self.n
-        room = max(32, (n - lo + count) * 3 // 2)
-        start, columns = np.empty(room, np.int64), np.empty((len(self.columns), room))
-        start[: n - lo], columns[:, : n - lo] = self.start[lo:n], self.columns[:, lo:n]
-        returns = np.full(room, np.nan)
-        returns[: n - lo] = self.returns[lo:n] if self.close >= 0 else np.nan
-        self.start, self.columns, self.rows, self.returns = start, columns, list(columns), returns
-        self.is_cut = self.is_cut or lo > 0
-        self.n, self.first, self.lo = n - lo, self.first - lo, 0
+    feeds: Feeds
+    before: Cause
+    """Whatever has a cause before it is in the history; bars of this feed are not yet."""
+    catching_up: bool
 
 
 class _Past(NamedTuple):
     """Bars of a series read back: a day that has left memory, its seeds, and whole days after it up to `horizon`."""
 
     start: I64
-    columns: F64
+    values: F64
     horizon: int
 
     def reaches(self, touched: int, last: int) -> bool:
         """Say whether no day from the horizon on can have the bar `touched` among its seeds."""
         return self.horizon > last or len(self.start) - int(np.searchsorted(self.start, touched, side="right")) >= SEEDS
-
-    def overlaid(self, start: I64, columns: F64) -> tuple[I64, F64]:
-        """Return the bars with those of this feed, not yet in the history, upon them."""
-        below = start < self.horizon
-        return _merged(self.start, self.columns, start[below], columns[:, below])
-
-
-class _Fed:
-    """The bars of one feed, sorted by series, in the columns that indicators need."""
-
-    def __init__(
-        self, bars: Bars, picked: I64, inputs: Sequence[str], feeds: Feeds, before: Cause, *, catching_up: bool
-    ) -> None:
-        self.causes: list[int] = picked.tolist()
-        """Index of each bar among those fed."""
-        self.start: I64 = bars.start[picked]
-        self.starts: list[int] = self.start.tolist()
-        self._falls: list[int] = np.flatnonzero(self.start[1:] <= self.start[:-1]).tolist()
-        """Bars that the next one does not rise above."""
-        self.values: F64 = np.array([getattr(bars, name)[picked] for name in inputs])
-        self.scalars: list[list[float]] = self.values.tolist()
-        self.available_at: list[int] = bars.available_at[picked].tolist()
-        self.catching_up = catching_up
-        self.feeds = feeds
-        self.before = before
-        """Whatever has a cause before it is in the history; bars of this feed are not yet."""
-
-    def is_rising(self, begin: int, end: int) -> bool:
-        """Say whether the bars [begin, end) stand in the order of their starts, each once."""
-        at = bisect_left(self._falls, begin)
-        return at == len(self._falls) or self._falls[at] >= end - 1
-
-
-class _Plan:
-    """What has to be computed for the specifications: each TA-Lib call and each deviation once."""
-
-    def __init__(self, specs: Sequence[IndicatorSpec]) -> None:
-        self.specs = specs
-        self.inputs: tuple[str, ...] = tuple(sorted({name for spec in specs for name in spec.inputs}))
-        self.cores: list[Core] = list(dict.fromkeys(spec.core for spec in specs if spec.core))
-        self.core_inputs = [[self.inputs.index(name) for name in core.inputs] for core in self.cores]
-        self.windows = list(dict.fromkeys(spec.window for spec in specs if spec.window))
-        self.context = max((window.lookback for window in self.windows), default=0)
-        self.close = self.inputs.index("close") if self.windows else -1
-        self.indicator_names = tuple(spec.name for spec in specs)
-        self.output_names = tuple(dict.fromkeys(output for spec in specs for output in spec.outputs))
-        pairs = [(i, self.output_names.index(output)) for i, spec in enumerate(specs) for output in spec.outputs]
-        self.indicator_of = np.array([indicator for indicator, _ in pairs], np.int32)
-        self.output_of = np.array([output for _, output in pairs], np.int32)
-
-    def columns(self, bars: BarColumns) -> F64:
-        """Return the needed columns as `n_inputs x n_bars`."""
-        return np.array([getattr(bars, name) for name in self.inputs], np.float64).reshape(len(self.inputs), len(bars.start))
-
-    def rows(self, bars: Bars, made: _Made) -> IndicatorRows:
-        """Return what was made, spread into one row a value."""
-        start = np.array(made.start, np.int64)
-        cause = np.array(made.cause, np.int64)
-        order = np.lexsort((start, bars.instrument[cause], bars.level[cause], bars.available_at[cause]))
-        values = np.empty((len(order), len(self.output_of)))
-        for column, outputs in enumerate(self._outputs(made)):
-            values[:, column] = outputs[order]
-        cause, width = cause[order], len(self.output_of)
-        return IndicatorRows(
-            instrument=np.repeat(bars.instrument[cause], width),
-            level=np.repeat(bars.level[cause], width),
-            start=np.repeat(start[order], width),
-            indicator=np.tile(self.indicator_of, len(order)),
-            output=np.tile(self.output_of, len(order)),
-            value=values.ravel(),
-            available_at=np.repeat(bars.available_at[cause], width),
-            offset=np.repeat(bars.offset[cause], width),
-            row=np.repeat(bars.row[cause], width),
-            indicator_names=self.indicator_names,
-            output_names=self.output_names,
-        )
-
-    def _outputs(self, made: _Made) -> list[F64]:
-        if not made.start:
-            return []
-        cores = dict(zip(self.cores, ([np.array(output) for output in outputs] for outputs in made.cores), strict=True))
-        windows: dict[Any, F64] = {}
-        if self.windows:
-            close, returns, ends, before = made.terms()
-            for window in self.windows:
-                windows[window] = window_values(window, close if window.kind == "deviation" else returns, ends, before)
-        columns: list[F64] = []
-        for spec in self.specs:
-            columns += spec.assemble(cores[spec.core] if spec.core else (), windows[spec.window] if spec.window else None)
-        return columns
-
-
-class _Made:
-    """Collects what one feed makes: a place for every (bar, instant) issued, in any order."""
-
-    def __init__(self, plan: _Plan) -> None:
-        self._plan = plan
-        self.cause: list[int] = []
-        """Index of a fed bar of the same series and instant."""
-        self.start: list[int] = []
-        self.cores: list[list[list[float]]] = [[[] for _ in range(core.n_outputs)] for core in plan.cores]
-        self._work = list(zip(plan.cores, self.cores, plan.core_inputs, strict=True))
-        self._closes: list[F64] = []
-        self._returns: list[F64] = []
-        self._before: list[int] = []
-        """For each piece of closes: how many bars of the series precede its first place; and how many places it has."""
-        self._counts: list[int] = []
-
-    def add_few(self, series: _Series, fed: _Fed, begin: int, stop: int) -> None:
-        """Compute a few bars just appended to a series, by its handles: the path of nearly every bar."""
-        lo, end = series.lo, series.n
-        first = end - (stop - begin)
-        self.cause += fed.causes[begin:stop]
-        self.start += fed.starts[begin:stop]
-        for c, (core, outputs, inputs) in enumerate(self._work):
-            values, at = [], begin
-            if series.handles[c] is None:
-                at = min(stop, begin + max(0, core.lookback - (first - lo)))
-                values = [core.not_ready] * (at - begin)
-                if at < stop:
-                    ready = first + at - begin
-                    series.handles[c], arrays = core.open([series.columns[i, lo : ready + 1] for i in inputs])
-                    values.append(tuple(array[-1] for array in arrays) if len(arrays) > 1 else arrays[0][-1])
-                    at += 1
-            if at < stop:
-                values += map(series.handles[c].update, *[fed.scalars[i][at:stop] for i in inputs])
-            for output, part in zip(outputs, zip(*values, strict=True) if len(outputs) > 1 else (values,), strict=True):
-                output.extend(part)
-        if series.close >= 0:
-            self._add_terms(series.rows[series.close], series.returns, lo, first, end)
-
-    def add_run(self, series: _Series, fed: _Fed, begin: int, stop: int) -> None:
-        """Compute a run of bars just appended to a series."""
-        lo, end = series.lo, series.n
-        first = end - (stop - begin)
-        self.cause += fed.causes[begin:stop]
-        self.start += fed.starts[begin:stop]
-        for c, (core, outputs, inputs) in enumerate(self._work):
-            views = [series.columns[i, lo:end] for i in inputs]
-            if stop - begin >= _OPEN_RUN or end - lo <= core.lookback:
-                series.handles[c], arrays = None, core.batch(views)
-            else:
-                series.handles[c], arrays = core.open(views)
-            for output, array in zip(outputs, arrays, strict=True):
-                output.extend(array[first - lo :].tolist())
-        if series.close >= 0:
-            self._add_terms(series.rows[series.close], series.returns, lo, first, end)
-
-    def add_again(self, start: I64, columns: F64, day: _Touched, cause: int) -> None:
-        """Compute the rows of a day from its first touched bar on, from scratch."""
-        lo, first, end = day.lo, day.first, day.end
-        self.cause += [cause] * (end - first)
-        self.start += start[first:end].tolist()
-        for core, outputs, inputs in self._work:
-            arrays = core.batch([np.ascontiguousarray(columns[i, lo:end]) for i in inputs])
-            for output, array in zip(outputs, arrays, strict=True):
-                output.extend(array[first - lo :].tolist())
-        if self._plan.windows:
-            close = columns[self._plan.close]
-            begin = max(lo, first - self._plan.context)
-            returns = log_returns(close[max(lo, begin - 1) : end])[-(end - begin) :]
-            self._put_terms(close[begin:end].copy(), returns, first - lo, end - first)
-
-    def terms(self) -> tuple[F64, F64, I64, I64]:
-        """Return closes and log returns for windows; for each place its bar in them, and how many of its series precede it."""
-        count, before = np.array(self._counts, np.int64), np.array(self._before, np.int64)
-        context = np.minimum(before, self._plan.context)
-        sizes = context + count
-        within = np.arange(len(self.start)) - np.repeat(np.cumsum(count) - count, count)
-        return (
-            np.concatenate(self._closes),
-            np.concatenate(self._returns),
-            np.repeat(np.cumsum(sizes) - count, count) + within,
-            np.repeat(before, count) + within,
-        )
-
-    def _add_terms(self, close: F64, returns: F64, lo: int, first: int, end: int) -> None:
-        begin = max(lo, first - self._plan.context)
-        self._put_terms(close[begin:end].copy(), returns[begin:end].copy(), first - lo, end - first)
-
-    def _put_terms(self, close: F64, returns: F64, before: int, count: int) -> None:
-        self._closes.append(close)
-        self._returns.append(returns)
-        self._before.append(before)
-        self._counts.append(count)
 
 
 class _Touched(NamedTuple):
@@ -522,9 +314,9 @@ def _touched_days(start: I64, midnight: int, earliest: int, latest: int) -> list
     found = []
     at = int(np.searchsorted(start, midnight))
     while at < len(start):
-        day = int(start[at]) - int(start[at]) % _DAY_US
+        day = int(start[at]) - int(start[at]) % DAY_US
         lo = max(0, at - SEEDS)
-        end = int(np.searchsorted(start, day + _DAY_US))
+        end = int(np.searchsorted(start, day + DAY_US))
         if day == midnight:
             found.append(_Touched(day, lo, int(np.searchsorted(start, earliest)), end))
         elif start[lo] <= latest:
@@ -535,11 +327,11 @@ def _touched_days(start: I64, midnight: int, earliest: int, latest: int) -> list
     return found
 
 
-def _merged(start: I64, columns: F64, new_start: I64, new_columns: F64) -> tuple[I64, F64]:
+def _merged(start: I64, values: F64, new_start: I64, new_values: F64) -> tuple[I64, F64]:
     """Return both as one, sorted by start; of equal starts the last."""
     joined = np.concatenate([start, new_start])
     order = np.argsort(joined, kind="stable")
     ordered = joined[order]
     kept = np.append(ordered[1:] != ordered[:-1], True) if len(ordered) else np.zeros(0, np.bool_)
     order = order[kept]
-    return joined[order], np.ascontiguousarray(np.concatenate([columns, new_columns], axis=1)[:, order])
+    return joined[order], np.ascontiguousarray(np.concatenate([values, new_values], axis=1)[:, order])

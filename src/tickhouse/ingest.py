@@ -21,6 +21,7 @@ from tickhouse.errors import FatalError, TransientError
 from tickhouse.journal.base import Appender
 from tickhouse.model import HEARTBEAT_US, MAX_MESSAGE_ROWS, NO_TIME, Event, Rejected, Trade
 from tickhouse.sources.base import Frame, Parsed, Source
+from tickhouse.telemetry import counter, timer
 
 __all__ = ["Heartbeats", "Ingest", "IngestCore", "Recorder", "SourceCounters"]
 
@@ -137,6 +138,9 @@ class IngestCore:
         self._appender = appender
         self._recorder = recorder
         self._started = False
+        self._clock = clock
+        self._base = clock.wall() - clock.monotonic()
+        self._told: dict[str, SourceCounters] = {}
         self.heartbeats = Heartbeats(clock, last_clock)
         self.counters: dict[str, SourceCounters] = {}
 
@@ -189,7 +193,28 @@ class IngestCore:
 
     def flush(self) -> None:
         """Make everything appended durable and visible."""
+        began = self._clock.monotonic()
         self._appender.flush()
+        ended = self._clock.monotonic()
+        if self._counted(ended):
+            timer("tickhouse_journal_flush_seconds")((ended - began) / 1e6)
+
+    def _counted(self, now: int) -> bool:
+        """Bring the metrics up to date with what was received since the last flush; return whether anything was."""
+        is_new = False
+        for source, counters in self.counters.items():
+            before = self._told.get(source, SourceCounters())
+            if counters == before:
+                continue
+            is_new = True
+            self._told[source] = replace(counters)
+            for name in ("frames", "trades", "rejected", "ignored"):
+                field = "received" if name == "frames" else name
+                counter(f"tickhouse_ingest_{name}")(getattr(counters, field) - getattr(before, field), source)
+            if counters.last_received_at != before.last_received_at:
+                age = self._base + now - counters.last_received_at
+                timer("tickhouse_latency_seconds")(max(0, age) / 1e6, "journal")
+        return is_new
 
     def _event(self, event: Event) -> None:
         self._appender.event(event)

@@ -83,8 +83,8 @@ class FeedColumns:
         """Return text column `name` for feed codes (`source`, `feed.venue`, ...) or instrument codes (`venue`, `symbol`)."""
         self._refresh()
         of_code, values = self._texts[name]
-        found = of_code[codes] if len(values) > 1 else np.zeros(len(codes), np.int32)
-        return pa.DictionaryArray.from_arrays(pa.array(found), values)
+        found = of_code.take(codes) if len(values) > 1 else np.zeros(len(codes), np.int32)
+        return pa.DictionaryArray.from_arrays(pa.array(found), values, safe=False)  # looking at every index costs as much again
 
     def instrument(self, feed: I32) -> I32:
         """Return the instrument code of each feed code."""
@@ -129,7 +129,7 @@ def _maybe_time(values: I64) -> pa.Array:
 
 
 def _coded(codes: npt.NDArray[Any], values: pa.Array, mask: Mask | None = None) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(_numbers(codes, mask), values)
+    return pa.DictionaryArray.from_arrays(_numbers(codes, mask), values, safe=False)
 
 
 def _chosen(keep: Mask) -> Index:
@@ -137,7 +137,7 @@ def _chosen(keep: Mask) -> Index:
 
 
 def _taken(column: npt.NDArray[Any], index: Index) -> npt.NDArray[Any]:
-    return column if index is None else column[index]
+    return column if index is None else column.take(index)
 
 
 def _text(trades: Trades, name: str, index: Index) -> pa.Array:
@@ -284,8 +284,8 @@ def indicators(partition: int, made: IndicatorRows, names: FeedColumns, interval
             "symbol": names.text("symbol", made.instrument),
             "interval": _coded(made.level, pa.array(list(intervals), pa.string())),
             "start": _time(made.start),
-            "indicator": pa.DictionaryArray.from_arrays(pa.array(made.indicator), pa.array(made.indicator_names, pa.string())),
-            "output": pa.DictionaryArray.from_arrays(pa.array(made.output), pa.array(made.output_names, pa.string())),
+            "indicator": _coded(made.indicator, pa.array(made.indicator_names, pa.string())),
+            "output": _coded(made.output, pa.array(made.output_names, pa.string())),
             "value": _numbers(made.value, unready if unready.any() else None),
             "available_at": _time(made.available_at),
             **_cause(partition, made.offset, made.row),

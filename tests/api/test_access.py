@@ -111,3 +111,21 @@ def test_who_asks_too_often_is_told_when_to_ask_again(stored: Path) -> None:
         answers = [server.get("/v1/house") for _ in range(4)]
     assert [answer.status for answer in answers] == [200, 200, 200, 429]
     assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+def test_tokens_are_kept_by_the_command_line(stored: Path) -> None:
+    from typer.testing import CliRunner
+
+    from tickhouse.cli import app
+
+    def tickhouse(*words: str) -> str:
+        done = CliRunner().invoke(app, ["token", *words, "--house", str(stored)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    token = tickhouse("add", "robot").strip()
+    assert Tokens(stored).name_of(token) == "robot"
+    assert "robot" in tickhouse("list")
+    assert token not in tickhouse("list")
+    tickhouse("remove", "robot")
+    assert "robot" not in tickhouse("list")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from bench.standard_work import write
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from tests.kafka_topics import fresh, plain_messages
 from tests.parity.ways import digests
@@ -68,17 +68,36 @@ def process(*words: str | Path, end: int | None = None) -> Iterator[subprocess.P
         child.stdout.close()
 
 
-def ends(settings: KafkaSettings) -> int:
-    """Return how many messages a topic has; 0 where there is none."""
+def said(child: subprocess.Popen[bytes]) -> str:
+    """Return what a process that has ended printed."""
+    assert child.stdout is not None
+    return child.stdout.read().decode(errors="replace")
+
+
+@contextmanager
+def counter(settings: KafkaSettings) -> Iterator[Callable[[], int]]:
+    """Give a function that returns how many messages a topic has; 0 where there is none, or no broker."""
     consumer = Consumer({"bootstrap.servers": settings.servers, "group.id": "ends", "log_level": 0})
+
+    def count() -> int:
+        marks = []
+        for partition in range(settings.partitions):
+            try:
+                marks.append(consumer.get_watermark_offsets(TopicPartition(settings.topic, partition), 2))
+            except KafkaException:
+                return 0
+        return sum(high for _, high in marks)
+
     try:
-        found = consumer.list_topics(settings.topic, 10).topics[settings.topic].partitions
-        marks = [consumer.get_watermark_offsets(TopicPartition(settings.topic, number), 10) for number in found]
-    except Exception:  # noqa: BLE001  the broker is being killed meanwhile
-        return 0
+        yield count
     finally:
         consumer.close()
-    return sum(high for _, high in marks)
+
+
+def ends(settings: KafkaSettings) -> int:
+    """Return how many messages a topic has."""
+    with counter(settings) as count:
+        return count()
 
 
 def reached(house: Path) -> int:
@@ -122,9 +141,10 @@ def kill_producer(market: Path, broker: Broker, folder: Path, kills: int) -> Non
     tickhouse("replay", market, "--to", "kafka", *configured(folder / "calm", calm))
     options = configured(folder, disturbed)
     rng, whole = random.Random(1), ends(calm)
-    for moment in sorted(rng.randrange(3, whole - 1_000) for _ in range(kills)):
-        with process("replay", market, "--to", "kafka", *options, end=signal.SIGKILL) as child:
-            wait_until(lambda: ends(disturbed), moment, child)
+    with counter(disturbed) as count:
+        for moment in sorted(rng.randrange(3, whole // 2) for _ in range(kills)):
+            with process("replay", market, "--to", "kafka", *options, end=signal.SIGKILL) as child:
+                wait_until(count, moment, child)
     assert ends(disturbed) < whole, "never killed in the middle: the test shows nothing"
     tickhouse("replay", market, "--to", "kafka", *options)
     for partition in range(2):
@@ -152,18 +172,20 @@ def kill_broker(market: Path, expected: dict[str, str], folder: Path, kills: int
     try:
         settings = fresh(server)
         options = configured(folder, settings)
-        with process("work", *options, end=signal.SIGINT) as worker:
+        with process("work", *options) as worker:
             with process("replay", market, "--to", "kafka", *options) as producer:
                 rng = random.Random(3)
-                for moment in sorted(rng.randrange(10, LINES * 3 // 4) for _ in range(kills)):
-                    wait_until(lambda: ends(settings), moment, producer)
-                    server.kill()
-                    time.sleep(away_s)
-                    server.start()
-            assert producer.returncode == 0
+                with counter(settings) as count:
+                    for moment in sorted(rng.randrange(10, LINES // 2) for _ in range(kills)):
+                        wait_until(count, moment, producer)
+                        server.kill()
+                        time.sleep(away_s)
+                        server.start()
+                assert producer.wait(300) == 0, said(producer)
             whole = ends(settings)
-            assert wait_until(lambda: reached(folder / "house"), whole * 9 // 10, worker)
-        assert worker.returncode == 0
+            assert wait_until(lambda: reached(folder / "house"), whole * 9 // 10, worker), said(worker)
+            worker.send_signal(signal.SIGINT)
+            assert worker.wait(300) == 0, said(worker)
         tickhouse("work", "--until-drained", *options)
         assert digests(folder / "house") == expected
     finally:
@@ -216,7 +238,8 @@ def test_ingest_is_one_a_topic_and_survives_its_own_death(broker: Broker, tmp_pa
                     assert second.stdout is not None
                     assert b"is being written by another ingest" in second.stdout.read()
                 assert second.returncode == 2
-                assert wait_until(lambda: ends(settings), ends(settings) + 300, first)
+                with counter(settings) as count:
+                    assert wait_until(count, count() + 300, first), said(first)
     assert first.returncode == 0
     tickhouse("work", "--until-drained", *options)
     report = json.loads(tickhouse("verify", "--house", tmp_path / "house", "--json"))

@@ -76,7 +76,7 @@ def workers(driver: int) -> list[int]:
 
 
 def kill_driver(market: Path, expected: dict[str, str], broker: Broker, folder: Path, kills: int) -> None:
-    """Kill the driver again and again, at once after the tables have moved: between their commit and Spark's own, if it hits."""
+    """Kill the driver again and again, right after the tables have moved: often between their commit and Spark's own."""
     command, whole = begun(market, broker, folder, max(6, 2 * kills))
     rng, killed = random.Random(4), 0
     for _ in range(kills):

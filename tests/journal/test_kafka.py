@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from tests.kafka_topics import T0, drained, feed, fresh, plain_messages, produce, trade
 from tests.services.kafka import Broker
 from tests.services.registry import Registry
+from tickhouse.columns import TradesBuilder
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, NotConnectedError, SchemaMismatchError
 from tickhouse.journal.kafka import KafkaJournal
 from tickhouse.journal.kafka_lease import LEASE_S
@@ -152,6 +153,40 @@ def test_a_killed_ingest_takes_its_place_again_at_once(broker: Broker, tmp_path:
         with pytest.raises(Exception, match="stood still for more than 10 s"):
             killed.flush()
         assert journal.last_clock() == T0 + HEARTBEAT_US
+
+
+def test_a_recording_goes_on_after_each_partitions_last_message(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+
+    def send(writer, lines: int) -> int:
+        feeds, begin = Feeds(), writer.resume("rec")
+        for line in range(begin, lines):
+            writer.place(line, -1)
+            writer.heartbeat(T0 + line * HEARTBEAT_US)
+            builder = TradesBuilder()
+            for row, one in enumerate(SYMBOLS):
+                builder.add(trade(line, one), feeds.code(one), T0, line, row)
+            writer.columns(builder.build(), feeds)
+        writer.flush()
+        return begin
+
+    with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+        for lines, expected in ((1, 0), (4, 0), (4, 3), (9, 3)):
+            killed = journal.appender("same")
+            killed._lease._ended.set()
+            assert send(killed, lines) == expected
+        for partition in range(2):
+            feeds = Feeds()
+            batches = drained(journal.reader(partition, 0, feeds))
+            assert [int(clock) for batch in batches for clock in batch.beats.clock] == [
+                T0 + line * HEARTBEAT_US for line in range(9)
+            ]
+            found = [int(number) for batch in batches for number in batch.trades.trade_id]
+            assert found == sorted(list(range(9)) * len(feeds))
+        with closing(journal.appender("same")) as live:
+            live.heartbeat(T0 + 99 * HEARTBEAT_US)
+        with closing(journal.appender("same")) as again, pytest.raises(ConfigError, match="is not from a recording"):
+            again.resume("rec")
 
 
 def test_rejected_bytes_beyond_what_a_topic_takes_are_kept_in_part(broker: Broker, tmp_path: Path):

@@ -16,6 +16,7 @@ PLACES = {
     "deltalake": ("sinks",),
     "fastavro": ("journal/kafka_avro",),
     "fastapi": ("api",),
+    "prometheus_client": ("telemetry",),
     "starlette": ("api",),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),

@@ -12,6 +12,7 @@ import talib
 
 from tickhouse import indicators as module
 from tickhouse.indicators import Indicators
+from tickhouse.kernel import series as loops
 from tickhouse.kernel.base import Bars
 from tickhouse.model import Cause, Feeds, Instrument
 from tickhouse.rules import Rules, parse_duration
@@ -237,8 +238,27 @@ def test_rows_are_the_batch_function_as_of_their_instant(monkeypatch):
         assert feed_all(issued, rules, [], catching_up=True) == wanted
 
 
-def test_live_and_catching_up_give_the_same_bits_over_whole_days():
-    rules = Rules()
+def test_averages_and_deviations_alone_are_the_batch_function_as_of_their_instant(monkeypatch):
+    """Without another function of TA-Lib in the rules a feed is one compiled run; here with as little room as can be."""
+    monkeypatch.setattr(module, "SEEDS", 12)
+    monkeypatch.setattr(module, "_SPARE_ROWS", 0)
+    monkeypatch.setattr(loops, "_LEAST_POOL", 0)
+    rules = Rules(indicators=MIX[:4])
+    names = {"sma(3)", "ema(4)", "bbands(4,2)", "volatility(3)"}
+    for seed in range(20):
+        rng = np.random.default_rng(100 + seed)
+        step = int(rng.choice([1, 7, 97, 400])) * 60_000_000
+        issued = market(rng, rules, 3, 80, step, 0.2)
+        wanted = {key: value for key, value in naive_rows(issued, "1m", 12).items() if key[3] in names}
+        cuts = random_cuts(rng, issued, 0.4)
+        restarts = {i for i in range(len(cuts) + 1) if rng.random() < 0.1}
+        assert feed_all(issued, rules, cuts, catching_up=lambda i: i % 2 == 0, restarts=restarts) == wanted
+        assert feed_all(issued, rules, [], catching_up=True) == wanted
+
+
+@pytest.mark.parametrize("indicators", [Rules().indicators, ("rsi(14)", "ema(20)")])
+def test_live_and_catching_up_give_the_same_bits_over_whole_days(indicators):
+    rules = Rules(indicators=indicators)
     rng = np.random.default_rng(5)
     issued = market(rng, rules, 2, 3_000, 60_000_000, 0.001)
     every_instant = [i for i in range(1, len(issued)) if issued[i][9] != issued[i - 1][9]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.services.kafka import Broker
 from tests.services.maven import ServiceMissingError, cache
 from tests.services.registry import Registry
+from tests.services.server import ServerFailedError
 
 
 def _check_kafka(folder: Path) -> str:
@@ -47,7 +48,7 @@ def main() -> int:
             began = time.monotonic()
             try:
                 told = check(Path(folder) / name)
-            except ServiceMissingError as error:
+            except (ServiceMissingError, ServerFailedError) as error:
                 print(f"services: {name} cannot be used: {error}", file=sys.stderr)
                 return 1
             print(f"services: {name} works: {told} ({time.monotonic() - began:.1f} s)", flush=True)

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.services.maven import ServiceMissingError
-
-__all__ = ["Server", "free_port"]
+__all__ = ["Server", "ServerFailedError", "free_port"]
 
 _STOP_S = 20.0
+
+
+class ServerFailedError(RuntimeError):
+    """A server that is installed did not start; the text holds the end of its log."""
 
 
 def free_port() -> int:
@@ -37,7 +39,7 @@ class Server:
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], folder: Path, ready: Callable[[], bool], start_s: float = 60.0
+        self, name: str, command: Sequence[str], folder: Path, ready: Callable[[], bool], start_s: float = 240.0
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
@@ -57,7 +59,7 @@ class Server:
         """Start it and wait until it answers.
 
         Raises:
-            ServiceMissingError: it ended, or does not answer in time; the text holds the end of its log.
+            ServerFailedError: it ended, or does not answer in time.
         """
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, cwd=self._folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -66,7 +68,7 @@ class Server:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 told = self.log.read_bytes()[-800:].decode(errors="replace")
-                raise ServiceMissingError(f"{self.name} did not start (log {self.log}): {told}")
+                raise ServerFailedError(f"{self.name} did not start (log {self.log}): {told}")
             time.sleep(0.05)
         return self
 

@@ -13,13 +13,14 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from tickhouse.api import binance, binance_stream, rest, stream
+from tickhouse.api import binance, binance_stream, metrics, rest, stream
 from tickhouse.api.access import Access
 from tickhouse.api.context import Context
 from tickhouse.api.problems import add_handlers
 from tickhouse.api.tokens import Tokens
 from tickhouse.house import House
 from tickhouse.serving.hub import Hub
+from tickhouse.serving.pump import Pump
 from tickhouse.settings import ServeSettings
 
 __all__ = ["make_app"]
@@ -40,7 +41,7 @@ Live rows come over the WebSocket `/v1/stream`."""
 def make_app(house: House, settings: ServeSettings) -> FastAPI:
     """Return the API of a house, which need not exist yet."""
     house.queries.limit(threads=1, memory=_SQL_MEMORY)  # the other core is the engine's
-    pump = stream.Pump()
+    pump = Pump()
     hub = Hub(pump.wake)
     follower = house.follower(hub)
 
@@ -61,6 +62,7 @@ def make_app(house: House, settings: ServeSettings) -> FastAPI:
     app.state.context = Context(house, follower, hub, settings)
     app.include_router(rest.router)
     app.include_router(stream.router)
+    app.include_router(metrics.router)
     app.include_router(binance.router)
     app.include_router(binance_stream.router)
     add_handlers(app)

@@ -18,13 +18,17 @@ from starlette.responses import Response
 
 from tickhouse.api.binance_words import Instruments, decimal, kline, trade_id
 from tickhouse.api.context import Context, context
-from tickhouse.api.problems import BinanceError
+from tickhouse.api.problems import BinanceError, BinanceProblem
 from tickhouse.model import Instrument
 from tickhouse.serving.ring import Wanted
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/api/v3", tags=["Binance-compatible"])
+_REASONS = {400: "Not understood", 401: "A token is needed", 404: "No such route", 429: "Too often", 503: "Not now"}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": BinanceProblem, "description": what} for status, what in _REASONS.items()
+}
+router = APIRouter(prefix="/api/v3", tags=["Binance-compatible"], responses=_ERRORS)
 
 _DAY_US = 86_400_000_000
 _MAX_MS = 4_102_444_800_000

@@ -14,7 +14,17 @@ from starlette.responses import Response
 from tickhouse.errors import ConfigError, DataError, TickhouseError, TransientError
 from tickhouse.serving.rows import encode
 
-__all__ = ["PROBLEM", "BinanceError", "Problem", "ProblemError", "add_handlers", "body_of", "problem_of", "respond"]
+__all__ = [
+    "PROBLEM",
+    "BinanceError",
+    "BinanceProblem",
+    "Problem",
+    "ProblemError",
+    "add_handlers",
+    "body_of",
+    "problem_of",
+    "respond",
+]
 
 PROBLEM = "application/problem+json"
 _SHOWN = 300
@@ -32,6 +42,14 @@ class Problem(BaseModel):
     status: int
     detail: str
     """What is wrong with this request, and what would be right."""
+
+
+class BinanceProblem(BaseModel):
+    """An error, as Binance spells it."""
+
+    code: int
+    """Binance's, e.g. -1121."""
+    msg: str
 
 
 class ProblemError(Exception):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from tickhouse.api.answers import Cursor, Rows, answer, documented, next_cursor, problems
-from tickhouse.api.context import Context, context, instant, spelled
+from tickhouse.api.context import Context, context, instant, microseconds, spelled
 from tickhouse.api.problems import ProblemError
 from tickhouse.indicator_specs import parse_spec
 from tickhouse.serving.catalogue import catalogue
@@ -137,13 +137,16 @@ def _with_open(
 ) -> pl.DataFrame:
     where, canonical = spelled(symbol, venue)
     wanted = Wanted("bars", canonical, where, interval)
-    rows = here.hub.open_now(wanted)
+    # What is final but not committed yet would else be missing for a second: no longer open, not yet stored.
+    last = bars["start"].max()
+    fresh = here.hub.fresh_bars(wanted, microseconds(last)) if isinstance(last, datetime) else []
     ends = instant("end", end)
-    frame = _frame_of(rows, bars.schema)
-    if ends is not None:
-        frame = frame.filter(pl.col("start") < ends)
-    known = bars.select("venue", "start")
-    return pl.concat([bars, frame.join(known, on=["venue", "start"], how="anti")]).sort("start", maintain_order=True)
+    for rows in (fresh, here.hub.open_now(wanted)):
+        frame = _frame_of(rows, bars.schema)
+        if ends is not None:
+            frame = frame.filter(pl.col("start") < ends)
+        bars = pl.concat([bars, frame.join(bars.select("venue", "start"), on=["venue", "start"], how="anti")])
+    return bars.sort("start", maintain_order=True)
 
 
 def _frame_of(rows: list[Record], schema: pl.Schema) -> pl.DataFrame:

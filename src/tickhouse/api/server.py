@@ -10,10 +10,12 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from tickhouse.api.access import is_loopback
 from tickhouse.api.app import make_app
 from tickhouse.errors import ConfigError
 from tickhouse.house import House
 from tickhouse.settings import ServeSettings
+from tickhouse.telemetry import own_metrics
 
 __all__ = ["configuration", "listen", "serve"]
 
@@ -32,11 +34,15 @@ def serve(house: House, settings: ServeSettings, say: Callable[[str], None], sto
     Raises:
         ConfigError: the address cannot be had.
     """
+    own_metrics()
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     server = _Server(configuration(make_app(house, settings)))
     threading.Thread(target=_stop_when, args=(stop, server), name="tickhouse-stop", daemon=True).start()
-    server.announce = lambda: say(f"API on http://{f'[{host}]' if ':' in host else host}:{port}  (documentation: /docs)")
+    hint = "documentation: /docs"
+    if not is_loopback(settings.host):
+        hint += "; every request needs a token: `tickhouse token add NAME`"
+    server.announce = lambda: say(f"API on http://{f'[{host}]' if ':' in host else host}:{port}  ({hint})")
     server.run([listening])
 
 

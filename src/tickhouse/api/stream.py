@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,43 +16,12 @@ from tickhouse.serving.ring import CHANNELS, Wanted
 from tickhouse.serving.rows import encode
 from tickhouse.serving.subscription import Message
 
-__all__ = ["Pump", "router"]
+__all__ = ["router"]
 
 router = APIRouter()
 
 _MOST_NAME = 100
 _EXAMPLE = '{"op":"subscribe","id":"c1","channel":"bars","symbol":"BTC-USDT","interval":"1m"}'
-
-
-class Pump:
-    """Pumps the hub in the server's event loop whenever it has something.
-
-    Args:
-        gap_s: How long to gather before handing out: latency against cost.
-    """
-
-    def __init__(self, gap_s: float = 0.002) -> None:
-        self._gap_s = gap_s
-        self._event = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def wake(self) -> None:
-        """Ask for a pump; from any thread."""
-        loop = self._loop
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._event.set)
-
-    async def run(self, pump: Callable[[], float | None]) -> None:
-        """Pump until cancelled."""
-        self._loop = asyncio.get_running_loop()
-        self._event.set()
-        while True:
-            wait_s = pump()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._event.wait(), wait_s)
-            self._event.clear()
-            await asyncio.sleep(self._gap_s)
 
 
 class _Ask(msgspec.Struct):

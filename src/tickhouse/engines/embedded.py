@@ -21,6 +21,7 @@ from tickhouse.journal.base import Journal, Reader
 from tickhouse.model import MAX_MESSAGE_ROWS, Batch, Position
 from tickhouse.pipeline import Pipeline
 from tickhouse.sinks.base import Outputs, Sink
+from tickhouse.telemetry import timer
 
 __all__ = ["Committed", "EmbeddedEngine", "Listener", "commit_with_retries"]
 
@@ -291,8 +292,11 @@ class _Writer:
                 waiting_rows = 0
 
     def _commit(self, *, everything: bool) -> None:
+        began = time.monotonic()
         for sink in self._sinks:
             commit_with_retries(sink, everything=everything)
+        if self._sinks:
+            timer("tickhouse_lake_commit_seconds")(time.monotonic() - began)
         self._history.committed()
 
 

@@ -17,7 +17,18 @@ from confluent_kafka.admin import AdminClient
 from tickhouse.errors import ConfigError, FatalError, NotConnectedError, TickhouseError
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["GONE", "PARTITION_END", "Patience", "TopicIdentity", "admin", "client_config", "meaning", "quiet"]
+__all__ = [
+    "GONE",
+    "MISSING",
+    "MISSING_S",
+    "PARTITION_END",
+    "Patience",
+    "TopicIdentity",
+    "admin",
+    "client_config",
+    "meaning",
+    "quiet",
+]
 
 GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 """Codes of: what was asked for is not there any more."""
@@ -35,6 +46,14 @@ _AWAY = {
     *(KafkaError.NOT_COORDINATOR, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION),
     *(KafkaError.BROKER_NOT_AVAILABLE, KafkaError.NETWORK_EXCEPTION, KafkaError._WAIT_COORD),
 }
+MISSING = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_ID}
+)
+"""Codes of: there is no such topic; a broker that has just started says so of every topic, too."""
+
+MISSING_S = 20.0
+"""How long that is not believed."""
+
 _REFUSED = {
     *(KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED),
     *(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError._SSL),
@@ -109,12 +128,14 @@ class Patience:
             FatalError: anything else.
         """
         since: float | None = None
+        began = time.monotonic()
         while True:
             try:
                 result = work(_TRY_S)
             except KafkaException as failed:
                 error = meaning(failed.args[0], what, self._servers)
-                if not isinstance(error, NotConnectedError):
+                is_starting = failed.args[0].code() in MISSING and time.monotonic() - began < MISSING_S
+                if not isinstance(error, NotConnectedError) and not is_starting:
                     raise error from failed
                 if since is None:
                     since = time.monotonic()

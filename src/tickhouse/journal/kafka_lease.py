@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tickhouse.errors import FatalError, HouseLockedError
-from tickhouse.journal.kafka_client import Patience, admin, client_config, quiet
+from tickhouse.errors import FatalError, HouseLockedError, NotConnectedError
+from tickhouse.journal.kafka_client import Patience, admin, client_config, meaning, quiet
 from tickhouse.settings import KafkaSettings
 
 __all__ = ["LEASE_S", "Lease"]
@@ -60,7 +60,11 @@ class Lease:
             _log.warning("kafka_topic_is_written", topic=self._settings.topic, by=other, hint="waiting to see whether it lives")
             if self._ended.wait(2.0):
                 break
-        self._join()
+        try:
+            self._join()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         self._thread.start()
         return self
 
@@ -77,12 +81,18 @@ class Lease:
         Raises:
             FatalError: this process, or its connection, stood still for so long that another ingest has taken over.
         """
-        if time.monotonic() - self._confirmed < LEASE_S:
+        if self._is_fresh():
             return
         deadline = time.monotonic() + _JOIN_S
-        while not self._confirm() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if time.monotonic() - self._confirmed > LEASE_S or self._other() is not None:
+        while not self._is_fresh() and time.monotonic() < deadline:
+            error = self._confirm()
+            if error is not None and error.code() == KafkaError.FENCED_INSTANCE_ID:
+                break  # this house was started again
+            if error is not None and isinstance(meaning(error, "", ""), NotConnectedError):
+                deadline = time.monotonic() + _JOIN_S  # nobody else can have it either
+            if error is not None:
+                time.sleep(0.1)
+        if not self._is_fresh() or self._other() is not None:
             raise FatalError(
                 f"this ingest stood still for more than {LEASE_S:.0f} s and another one may write {self._settings.topic} now; "
                 "start it again: it goes on, or is told who has the topic"
@@ -130,18 +140,23 @@ class Lease:
             raise HouseLockedError(
                 f"another ingest ({other}) began on topic {self._settings.topic} at the same time; start one of them"
             )
-        if not self._confirm():
+        if self._confirm() is not None:
             raise FatalError(f"could not take the lease of topic {self._settings.topic}; try again")
 
-    def _confirm(self) -> bool:
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._confirmed < LEASE_S
+
+    def _confirm(self) -> KafkaError | None:
+        """Commit as a member; return why it was refused. The lease counts from when it was asked for."""
         assert self._consumer is not None
         asked = time.monotonic()
         try:
             self._consumer.commit(offsets=[TopicPartition(self._settings.topic, 0, 0)], asynchronous=False)
-        except KafkaException:
-            return False
+        except KafkaException as failed:
+            error: KafkaError = failed.args[0]
+            return error
         self._confirmed = asked
-        return True
+        return None
 
     def _confirm_all(self) -> None:
         assert self._consumer is not None

@@ -6,6 +6,7 @@ rejected record with its reason and its bytes; what is gone stops the reader wit
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -14,7 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka import Message as Received
 
 from tickhouse.errors import LogCorruptError, NotConnectedError
-from tickhouse.journal.kafka_client import GONE, PARTITION_END, client_config, meaning, quiet
+from tickhouse.journal.kafka_client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning, quiet
 from tickhouse.journal.kafka_decode import Decoder
 from tickhouse.model import Batch
 from tickhouse.settings import KafkaSettings
@@ -38,6 +39,7 @@ READING: dict[str, Any] = {
 
 _BATCH_ROWS = _BATCH_MESSAGES = 1 << 16
 """A batch has at most this many rows: the larger, the less a row costs."""
+_BEHIND_S = 3.0
 _SMALL_BYTES = 2_048
 _ROW_BYTES = 55
 
@@ -86,9 +88,11 @@ class KafkaReader:
         self._decoder = decoder
         self._until = until
         self._arrived = _NOTHING
+        self._missing_since: float | None = None
+        """When the broker began to say that there is no such topic."""
         self.position = start
         """The next offset: every message below it was given out."""
-        must_be_kept(self._topic, self._partition, self.position)
+        self._check_kept()
         ends_matter = {"enable.partition.eof": until is not None}
         self._consumer = Consumer({**client_config(topic.settings), **READING, **ends_matter, "error_cb": quiet})
         self._at = TopicPartition(topic.settings.topic, partition, start)
@@ -147,11 +151,14 @@ class KafkaReader:
             if first is None:
                 return _NOTHING
             messages = [first, *self._consumer.consume(_BATCH_MESSAGES - 1, 0)]
-        good = [message for message in messages if message.error() is None]
+        # After a new assignment, what the position has passed may come once more.
+        good = [message for message in messages if message.error() is None and message.offset() >= self.position]
         end = good[-1].offset() + 1 if good else 0
+        if good:
+            self._missing_since = None
         if len(good) < len(messages):
             ends = [self._end_at(message) for message in messages if message.error() is not None]
-            end = max(end, *ends)
+            end = max([end, *ends])
         return _Arrived(
             [message.offset() for message in good],
             [message.value() for message in good],
@@ -169,13 +176,24 @@ class KafkaReader:
         if error.code() == PARTITION_END:
             return int(message.offset())
         if error.code() in GONE:
-            must_be_kept(self._topic, self._partition, self.position)
+            self._check_kept()
+            self._consumer.assign(
+                [TopicPartition(self._at.topic, self._partition, self.position)]
+            )  # it has stopped at the error
+            return 0
+        if error.code() in MISSING:
+            self._missing_since = self._missing_since or time.monotonic()
+            if time.monotonic() - self._missing_since < MISSING_S:
+                return 0
         wrong = meaning(
             error, f"reading partition {self._partition} of {self._topic.settings.topic}", self._topic.settings.servers
         )
         if isinstance(wrong, NotConnectedError):
             return 0
         raise wrong
+
+    def _check_kept(self) -> None:
+        must_be_kept(self._topic, self._partition, self.position)
 
 
 def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
@@ -185,6 +203,10 @@ def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
         LogCorruptError: it has not; the loss is named.
     """
     ends, name = topic.ends(partition), topic.settings.topic
+    until = time.monotonic() + _BEHIND_S
+    while at > ends.high and time.monotonic() < until:  # a broker that was killed finds its end a moment after its start
+        time.sleep(0.2)
+        ends = topic.ends(partition)
     if at < ends.low:
         raise LogCorruptError(
             f"{ends.low - at:,} messages of partition {partition} of {name} are lost: {at} to {ends.low - 1} "

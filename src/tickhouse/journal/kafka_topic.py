@@ -157,6 +157,16 @@ class KafkaTopic:
         if self.registry is not None:
             self.registry.close()
 
+    def last(self, partition: int) -> bytes | None:
+        """Return the last message of a partition; None where it has none, or a tombstone there."""
+        low, high = self.ends(partition)
+        while high > low:
+            found = self._consume(partition, high - 1, 1)
+            if found:
+                return found[0].value() or None
+            high -= 1  # the end of a transaction
+        return None
+
     def tail(self, partition: int) -> tuple[int, list[tuple[str, bytes]]] | None:
         """Return (offset, headers) of a partition's last message; None where it has none."""
         low, high = self.ends(partition)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,7 @@ import numpy as np
 from tickhouse.columns import take_trades
 from tickhouse.errors import ConfigError
 from tickhouse.journal.heartbeats import LOOKAHEAD, RecordedClock
+from tickhouse.journal.read_ahead import read_ahead
 from tickhouse.lines import FileOptions, LineBlock, LineFile
 from tickhouse.model import I32, I64, NO_TIME, Batch, Beats, Event, Feeds, Trades
 from tickhouse.rules import Rules
@@ -29,6 +31,7 @@ BATCH_ROWS = 1 << 17
 
 _MAX_FALL_US = 3_600_000_000
 _HEAD_TIMES = 11
+_BLOCKS_AHEAD = 2
 
 
 class FileEntry(NamedTuple):
@@ -196,7 +199,10 @@ class RecordingReader:
         return base + lines
 
     def _mark_blocks(self, file: LineFile) -> Iterator[_Marked]:
-        blocks = file.blocks()
+        with closing(read_ahead(file.blocks(), _BLOCKS_AHEAD)) as blocks:
+            yield from self._mark_each(file, blocks)
+
+    def _mark_each(self, file: LineFile, blocks: Iterator[LineBlock]) -> Iterator[_Marked]:
         held: deque[LineBlock] = deque()
         is_end = False
         while True:

@@ -29,6 +29,7 @@ from tickhouse.kernel.state import (
     Record,
     Settings,
     State,
+    fetch,
     inner,
     mixed,
 )
@@ -36,6 +37,8 @@ from tickhouse.rules import REVISION_STEP_US
 
 __all__ = ["add_late_trade", "add_trade", "issue_due", "issue_revisions", "place_bar", "window_of"]
 
+_AHEAD, _LINE = 6, 64
+"""How many bars before its turn a bar is asked for, and the bytes that come at once."""
 _DUE, _OPEN = 0, 1
 """Columns of `State.open_bars`."""
 _SLOT, _ORDINAL = 0, 1
@@ -286,7 +289,14 @@ def issue_due(state: State, settings: Settings, out: Array, instant: int, offset
             continue
         kept = 0
         earliest = NEVER
-        for k in range(state.level[level, LEVEL_OPEN]):
+        opened = state.level[level, LEVEL_OPEN]
+        for k in range(opened):
+            if k + _AHEAD < opened:
+                ahead = state.open_bars[level, k + _AHEAD, _OPEN]
+                for line in range(0, state.bars.itemsize, _LINE):
+                    fetch(state.bars.ctypes.data + ahead * state.bars.itemsize + line)
+                for line in range(0, state.limbs.shape[1] * 8, _LINE):
+                    fetch(state.limbs.ctypes.data + ahead * state.limbs.shape[1] * 8 + line)
             due = state.open_bars[level, k, _DUE]
             slot = state.open_bars[level, k, _OPEN]
             if due > instant:

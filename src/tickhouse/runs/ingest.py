@@ -21,6 +21,7 @@ from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.plugins import SOURCES, build, load
 from tickhouse.settings import Settings
 from tickhouse.sources.base import Source
+from tickhouse.telemetry import share_metrics
 
 __all__ = ["IngestRun"]
 
@@ -66,6 +67,7 @@ class IngestRun:
     def __enter__(self) -> Self:
         with self._stack as stack:
             stack.enter_context(self._house.appending(self._house.live_kind(self._settings)))
+            share_metrics(self._house.path)
             journal = self._house.live(self._settings, self._give_up)
             stack.callback(journal.close)
             appender = self._house.appender(journal)

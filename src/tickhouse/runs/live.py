@@ -77,6 +77,11 @@ class LiveRun:
         return self._work.positions
 
     @property
+    def seconds(self) -> float:
+        """From opening the journal to the last commit; known after leaving."""
+        return self._work.seconds
+
+    @property
     def running(self) -> bool:
         """False once something stopped the run by itself; leaving then raises it."""
         return self._work.running and self._ingest is not None and self._ingest.alive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,11 +19,13 @@ from tickhouse.house import House, Work
 from tickhouse.journal.base import Journal
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.live import Board
+from tickhouse.meter import Meter
 from tickhouse.model import NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts
 from tickhouse.rules import parse_duration
 from tickhouse.settings import Settings
 from tickhouse.sinks.base import Outputs
+from tickhouse.telemetry import share_metrics
 
 __all__ = ["ClockWatch", "WorkRun", "summary"]
 
@@ -75,6 +78,7 @@ class WorkRun:
         self._settings = settings
         self.headline = f"journal of {house.path} -> tables"
         self.board = Board()
+        self._meter = Meter()
         self._clock_watch = ClockWatch(SystemClock())
         self._stack = ExitStack()
         self._work: Work | None = None
@@ -84,6 +88,8 @@ class WorkRun:
         self._error: BaseException | None = None
         self.positions: list[Position] = []
         """How far the engine came in each partition; known after leaving."""
+        self.seconds = 0.0
+        """From opening the journal to the last commit; known after leaving."""
 
     @property
     def counts(self) -> Counts:
@@ -98,6 +104,7 @@ class WorkRun:
     def __enter__(self) -> Self:
         with self._stack as stack:
             stack.enter_context(self._house.writing(self._house.live_kind(self._settings)))
+            share_metrics(self._house.path)
             self._journal = journal = self._house.live(self._settings, self._give_up)
             stack.callback(journal.close)
             self._work = work = self._house.work(journal, journal.rules(), self._settings, self._see, pace_s=_PACE_S)
@@ -124,6 +131,7 @@ class WorkRun:
     def _see(self, batch: Batch, outputs: Outputs) -> None:
         self.board.update(batch, outputs)
         self._clock_watch.update(outputs)
+        self._meter.count(self.counts, batch)
 
     def _guarded(self, part: Callable[[], None]) -> None:
         try:
@@ -133,7 +141,9 @@ class WorkRun:
 
     def _engine(self) -> None:
         assert self._work is not None
+        began = time.monotonic()
         self.positions = self._work.engine.run(self._work.starts, until_drained=self._until_drained)
+        self.seconds = time.monotonic() - began
         self._ended = True
 
     def _upkeep(self) -> None:

@@ -40,6 +40,7 @@ class FeedFigures:
         """Take up what is stored: gaps in their current state, connection events by rising cause."""
         with self._lock:
             self._gaps.clear()
+            self._connected.clear()
             self._take_gaps(gaps)
             self._take_events(events)
 

@@ -16,13 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tickhouse.model import I32, NO_TIME, Batch
+from tickhouse.model import I32, NO_TIME, Batch, Cause
 from tickhouse.serving.feeds import FeedFigures
 from tickhouse.serving.ring import CHANNELS, Piece, Ring, Series, Wanted
 from tickhouse.serving.rows import Record, joined, records, shown_columns
 from tickhouse.serving.subscription import Past, Subscription
 from tickhouse.sinks.base import Outputs
+from tickhouse.tables import TIME
+from tickhouse.telemetry import timer
 
 __all__ = ["Hub", "OpenBars"]
 
@@ -109,6 +112,9 @@ class Hub:
         if len(batch.trades):
             newest = int(batch.trades.received_at.max())
             received_at = None if newest == NO_TIME else newest
+            if received_at is not None:
+                at = int(batch.trades.received_at.argmax())
+                timer("tickhouse_serve_latency_seconds")(max(0, newest - int(batch.trades.ts[at])) / 1e6, "received")
         pieces = []
         for channel, name in CHANNELS.items():
             table = outputs.tables.get(name)
@@ -180,6 +186,7 @@ class Hub:
             self._touched.update(published.instruments.tolist())
             if published.received_at is not None:
                 self._newest = published.received_at
+                timer("tickhouse_serve_latency_seconds")(max(0.0, time.time() - published.received_at / 1e6), "hub")
         with self._room:
             self._room.notify_all()
         for channel, series in touched.items():
@@ -234,6 +241,24 @@ class Hub:
                 ready()
 
     # Open bars.
+
+    def fresh_bars(self, wanted: Wanted, start: int) -> list[Record]:
+        """Return final bars from a start on in their latest revision, committed or not; from any thread."""
+        past = self.past
+        if past is None:
+            return []
+        asked = (pc.field("start") >= pa.scalar(start, TIME)) & (pc.field("origin") == "trades")
+        for column, value in (("symbol", wanted.symbol), ("venue", wanted.venue), ("interval", wanted.interval)):
+            if value is not None:
+                asked &= pc.field(column) == value
+        before = Cause(0, 1 << 62, 0)
+        found = past.rows("gold.bars", asked, before, first=start, symbol=wanted.symbol)
+        latest: dict[tuple[str, int], Record] = {}
+        for row in records(
+            found.sort_by([("available_at", "ascending"), ("revision", "ascending")]), shown_columns("gold.bars")
+        ):
+            latest[row["venue"], row["start"]] = {**row, "final": True}
+        return list(latest.values())
 
     def open_now(self, wanted: Wanted) -> list[Record]:
         """Return the bars that are open now; from any thread."""

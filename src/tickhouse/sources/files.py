@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,17 @@ class Opener:
     """Opens recorded files.
 
     Args:
-        sources: The installed ones, asked in this order which of them recognises recorded frames.
+        sources: The installed ones, asked in this order which of them recognises recorded frames; made only when a file holds
+            some.
     """
 
     def __init__(self, sources: Iterable[Source] = ()) -> None:
-        self._sources = {source.name: source for source in sources}
+        self._given = sources
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """The installed sources by name."""
+        return {source.name: source for source in self._given}
 
     def __call__(self, path: Path, options: FileOptions) -> RecordedFile:
         """Open `path` and find out what `options` leaves open.
@@ -57,17 +63,17 @@ class Opener:
         """
         if not path.is_file():
             raise ConfigError(f"{path} is no file; give recorded frames, NDJSON, CSV or Parquet")
-        return RecordedFile(path, options, self._sources)
+        return RecordedFile(path, options, self)
 
 
 class RecordedFile:
     """One recorded file; see `LineFile`."""
 
-    def __init__(self, path: Path, options: FileOptions, sources: Mapping[str, Source]) -> None:
+    def __init__(self, path: Path, options: FileOptions, opener: Opener) -> None:
         self.feeds = Feeds()
         self.has_beats = False
         self._path = path
-        self._sources = sources
+        self._opener = opener
         self._text = TextFile(path)
         self._parquet: ParquetRows | None = None
         self._header: list[str] = []
@@ -75,6 +81,10 @@ class RecordedFile:
         self._columns = _NO_COLUMNS
         self._head: list[Line] = []
         self.options = self._find_out(options)
+
+    @property
+    def _sources(self) -> Mapping[str, Source]:
+        return self._opener.sources
 
     @property
     def bytes_read(self) -> int:
