@@ -161,7 +161,7 @@ def spark(
     try:
         from tickhouse.runs.spark import SparkRun
     except ImportError as error:
-        raise ConfigError(f"Spark is not installed ({error}): pip install 'tickhouse[spark]'") from error
+        raise ConfigError(f"Spark cannot be used here ({error}): pip install 'tickhouse[spark]'") from error
 
     given = {"spark.master": master, "spark.trigger": trigger, "spark.max_records": max_records, "rules.lateness": lateness}
     run = SparkRun(_house(house), _settings(config, given), stop, from_beginning=from_beginning)
