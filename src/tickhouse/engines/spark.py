@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -97,8 +98,9 @@ class SparkEngine:
         """
         assert self._query is not None
         with self._stack:
+            asked = bool(self._query.isActive)
             self._query.stop()
-            failed = self._query.exception()
+            failed = None if asked else self._query.exception()  # of a query that was stopped: what it was stopped in
             with self._committing:  # a commit under way is finished: the query's end does not interrupt it
                 self._query = None
         if self._error is not None:
@@ -122,14 +124,16 @@ class SparkEngine:
     def _commit(self, frame: DataFrame, _number: int) -> None:
         """Take what the operator gave; the one action of a micro-batch, a second one would run the operator again."""
         with self._committing:
+            rows = frame.collect()
             try:
-                self._results([_result(row) for row in frame.collect()])
+                self._results([_result(row) for row in rows])
             except BaseException as error:
                 self._error = self._error or error
                 raise
 
 
-def partition_keys(partitions: int) -> list[int]:
+@cache
+def partition_keys(partitions: int) -> tuple[int, ...]:
     """Return a key for each partition such that Spark gives each a task of its own, where there are as many tasks.
 
     Spark puts key k into task `murmur3(k) mod tasks`; the partitions' own numbers would share tasks, and leave others empty.
@@ -139,7 +143,7 @@ def partition_keys(partitions: int) -> list[int]:
     while len(keys) < partitions:
         keys.setdefault(_murmur3(candidate) % partitions, candidate)
         candidate += 1
-    return [keys[partition] for partition in range(partitions)]
+    return tuple(keys[partition] for partition in range(partitions))
 
 
 def _murmur3(value: int) -> int:
@@ -198,7 +202,8 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
         return ReadMaxRows(self._max_records)
 
     def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802
-        self._last = self._highs(self.initialOffset())
+        topic = self._opened()
+        self._last = {str(partition): topic.ends(partition).high for partition in range(topic.partitions)}
 
     def latestOffset(self, start: dict[str, int], limit: ReadLimit) -> dict[str, int]:  # noqa: N802
         highs = self._highs(start)
@@ -227,10 +232,14 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
         """Return where each partition ends, having seen that it still has everything from `start` on."""
         from tickhouse.journal.kafka_reader import must_be_kept
 
+        topic = self._opened()
+        return {name: must_be_kept(topic, int(name), offset).high for name, offset in start.items()}
+
+    def _opened(self) -> KafkaTopic:
         if self._topic is None:
             configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))
             self._topic = self._job.open_topic()
-        return {name: must_be_kept(self._topic, int(name), offset).high for name, offset in start.items()}
+        return self._topic
 
 
 def _shares(waiting: Mapping[str, int], limit: int) -> dict[str, int]:
