@@ -140,7 +140,7 @@ def main() -> None:
 
     def note(figures: Figures) -> None:
         found.append(figures)
-        console.print(json.dumps(figures), highlight=False)
+        console.print(json.dumps(figures), highlight=False, soft_wrap=True)
 
     with Broker(scratch / "kafka") as broker:
         servers = Servers(broker.servers, "")

@@ -151,10 +151,15 @@ def test_a_failed_range_leaves_no_file(cluster: Cluster, monkeypatch: pytest.Mon
 
 
 def test_rows_that_do_not_follow_the_table_are_not_committed(cluster: Cluster) -> None:
-    results, _ = cluster.execute(cluster.ranges(2)[0])
-    late = {
+    first, second = cluster.ranges(2)
+    results, cluster.states = cluster.execute(first)
+    later, _ = cluster.execute(second)
+    with pytest.raises(LogCorruptError, match="lost rows"):
+        Lake(cluster.house.lake_path).take(0, later[0].rows)
+    cluster.commit(results)
+    overlapping = {
         name: dataclasses.replace(rows, since=5, position=Position(rows.position.offset + 9, rows.position.clock))
         for name, rows in results[0].rows.items()
     }
     with pytest.raises(FatalError, match="another process writes"):
-        Lake(cluster.house.lake_path).take(0, late)
+        Lake(cluster.house.lake_path).take(0, overlapping)

@@ -28,7 +28,7 @@ from tickhouse.house import House
 from tickhouse.runs.spark import SparkRun, spark_job
 from tickhouse.settings import Settings, SparkSettings, load
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(1_800), pytest.mark.slow]
 
 LINES = 3_000
 SMALL_JVM = {

@@ -32,6 +32,8 @@ class Range(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True):
     """What every process that works for a house has to know; plain values, so that it can be sent anywhere."""
 
+    run: str
+    """Names one run of the engine: what a process keeps of partitions is of use in that run only."""
     house: str
     """The id of the house."""
     topic: TopicIdentity

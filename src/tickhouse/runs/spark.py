@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -141,6 +142,7 @@ def spark_job(house: House, settings: Settings, journal: KafkaJournal, lake: Lak
         checkpoint.mkdir(parents=True, exist_ok=True)
         file.write_bytes(msgspec.json.encode(mark))
     return Job(
+        run=uuid.uuid4().hex,
         house=mark.house,
         topic=mark.topic,
         kafka=settings.kafka.model_dump_json(),

@@ -187,10 +187,15 @@ class _TableSink:
             for file in rows.files:
                 (self.log.root / file.path).unlink(missing_ok=True)
             return
-        if rows.since != reached.offset:
+        if rows.since > reached.offset:
+            raise LogCorruptError(
+                f"{self.table.name} has partition {partition} up to record {reached.offset} only, but the next rows begin at "
+                f"{rows.since}: the lake has lost rows, or is another one; {_RESTORE}"
+            )
+        if rows.since < reached.offset:
             raise FatalError(
-                f"rows of partition {partition} from record {rows.since} on were made for {self.table.name}, which has those "
-                f"below {reached.offset}: another process writes this lake, or it has lost rows"
+                f"{self.table.name} has partition {partition} up to record {reached.offset}, but the next rows begin at "
+                f"{rows.since}: another process writes this lake; stop it, a house has one writer"
             )
         self._waiting.add(partition, rows.position, rows.files)
 
