@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+import structlog
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
 from pyspark.sql.streaming import StatefulProcessor, StatefulProcessorHandle, StreamingQuery
@@ -46,8 +47,12 @@ _RANGES = "key int, partition int, start long, end long"
 _STATE = "house string, offset long, clock long, snapshot binary"
 _RESULTS = "error string, told string, result binary"
 _STATE_STORE = "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
+_TOO_BUSY = "Python worker failed to connect back"
+_TRIES = 5
 _OUR_ERROR = re.compile(r"tickhouse\.errors\.(\w+): (.+)")
 _ANY_ERROR = re.compile(r"^[\w.]*(?:Error|Exception|Interrupt): .+$", re.MULTILINE)
+
+_log = structlog.get_logger(__name__)
 
 Results = Callable[[Sequence["RangeResult"]], None]
 """Called in the driver with what became of the ranges of a micro-batch; what it raises stops the query."""
@@ -72,17 +77,23 @@ class SparkEngine:
         self._committing = threading.Lock()
         self._error: BaseException | None = None
         self._stack = ExitStack()
+        self._spark: SparkSession | None = None
+        self._tries = _TRIES
         self._query: StreamingQuery | None = None
 
     @property
     def running(self) -> bool:
-        """False once the query has ended; where an error ended it, leaving raises that."""
-        return self._query is not None and bool(self._query.isActive)
+        """False once the query has ended; where an error ended it, leaving raises that.
+
+        A query that ended because a machine was too busy to start a process in Spark's ten seconds is begun again here.
+        """
+        return self._query is not None and (bool(self._query.isActive) or self._begun_again())
 
     def __enter__(self) -> Self:
         with self._stack as stack:
             try:
-                self._query = self._started(stack.enter_context(spark_session(self._settings, self._folder)))
+                self._spark = stack.enter_context(spark_session(self._settings, self._folder))
+                self._query = self._started(self._spark)
             except TickhouseError:
                 raise
             except Exception as error:
@@ -107,6 +118,17 @@ class SparkEngine:
             raise self._error
         if failed is not None:
             raise _told(failed, self._folder)
+
+    def _begun_again(self) -> bool:
+        assert self._query is not None
+        assert self._spark is not None
+        failed = self._query.exception()
+        if self._error is not None or failed is None or _TOO_BUSY not in str(failed) or not self._tries:
+            return False
+        self._tries -= 1
+        _log.warning("spark_query_begun_again", reason=_TOO_BUSY, tries_left=self._tries)
+        self._query = self._started(self._spark)
+        return True
 
     def _started(self, spark: SparkSession) -> StreamingQuery:
         partitions = self._job.topic.partitions
