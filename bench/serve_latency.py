@@ -6,7 +6,7 @@ to the trades of all symbols. Measured is, for each message, the time from `rece
 arrival at the client. The clients share the machine with the house.
 
 `python bench/serve_latency.py --rate 20000 --subscribers 100` prints percentiles and writes .bench/serve_latency.json; exit
-code 1 where trades were lost.
+code 1 where the house refused a trade.
 """
 
 from __future__ import annotations
@@ -120,10 +120,10 @@ def measure(folder: Path, rate: int, symbols: int, subscribers: int, seconds: fl
         "clients": os.getpid(),
     }  # fmt: skip
     clients, cores = asyncio.run(_listen(url, symbols, subscribers, warm_up_s, seconds, pids))
-    run.send_signal(signal.SIGINT)
-    balance = json.loads(run.communicate(timeout=60)[0])
     server.kill()
     server.wait()
+    run.send_signal(signal.SIGINT)
+    balance = json.loads(run.communicate(timeout=60)[0])
     return {
         "rate": rate,
         "symbols": symbols,

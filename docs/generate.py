@@ -76,7 +76,7 @@ def picture(seconds: float = 75.0) -> str:
                 "synthetic -> house  (the built-in SYNTHETIC market, no real prices; Binance cannot be reached)",
                 highlight=False,
             )
-            console.print(screen.live_view(live.board, live.counts, live.source_name, started))
+            console.print(screen.live_view(live.board, live.counts, started))
         return console.export_svg(title="tickhouse run")
 
 

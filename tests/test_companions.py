@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.house import free_port
+
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -54,7 +56,7 @@ def test_run_serves_what_it_makes_and_takes_the_api_with_it(tmp_path: Path) -> N
 def test_a_port_in_use_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = start(tmp_path / "house", port)
+        process = start(tmp_path / "house", port, "--no-dashboard")
         try:
             said = line(process, "no serve")
             assert f"cannot listen on 127.0.0.1:{port}" in said
@@ -66,3 +68,28 @@ def test_a_port_in_use_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
             out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert json.loads(out)["accepted"] > 0
+
+
+def test_run_shows_what_it_makes_and_takes_the_dashboard_with_it(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(2)]
+    process = start(tmp_path / "house", ports[0], "--dashboard-port", str(ports[1]))
+    try:
+        line(process, "API on")
+        url = f"http://127.0.0.1:{ports[1]}"
+        until = time.monotonic() + 60
+        seen: dict[str, int] = {}
+        while not seen.get("accepted") and time.monotonic() < until:
+            try:
+                with urllib.request.urlopen(f"{url}/api/v1/health", timeout=30) as answer:
+                    seen = json.load(answer)
+            except OSError:
+                time.sleep(0.2)
+        assert seen.get("accepted")
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert b"<title>Streamlit</title>" in answer.read()
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=5)

@@ -69,10 +69,12 @@ def run(
     lateness: Lateness = None,
     host: Host = None,
     port: Port = None,
-    no_serve: Annotated[bool, typer.Option("--no-serve", help="Without the API.")] = False,
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Without the API and the dashboard.")] = False,
+    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the dashboard.")] = 8501,
+    no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Without the dashboard.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take live trades and turn them into bars, indicators and anomalies, and serve them, until Ctrl-C.
+    """Take live trades and turn them into bars, indicators and anomalies, serve and show them, until Ctrl-C.
 
     Without a configuration: Binance's public stream where it can be reached, else the built-in synthetic market.
     """
@@ -83,6 +85,8 @@ def run(
     given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
     settings = _settings(config, {**given, "serve.host": host, "serve.port": port})
     companions = [] if no_serve else [["serve", "--house", str(house)]]
+    if companions and settings.serve.port and not no_dashboard:  # port 0: nobody knows yet where the API will be
+        companions.append(["dashboard", "--port", str(dashboard_port)])
     say = (screen.errors if as_json else screen.console).print
     live = runs.LiveRun(
         _house(house), settings, symbols.split(",") if symbols else None, record, companions=companions,
@@ -336,6 +340,28 @@ def verify_command(
 
 
 @app.command()
+def dashboard(
+    api: Annotated[
+        str | None, typer.Option(envvar="TICKHOUSE_API", help="The API of the house to show; default http://127.0.0.1:8000.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 = any free port.")] = 8501,
+    host: Annotated[str, typer.Option(help="Where to listen; beyond loopback readers sign in with the token.")] = "127.0.0.1",
+    token: Annotated[str | None, typer.Option(envvar="TICKHOUSE_TOKEN", help="The API's token, where it wants one.")] = None,
+    as_child: AsChild = False,
+) -> None:
+    """Show a house in the browser, live, until Ctrl-C: markets, charts, feeds, history, SQL."""
+    if as_child:
+        stop = threading.Event()
+        settings = _childs_settings(stop)
+        api = api or _reached_at(settings.serve.host, settings.serve.port)
+        threading.Thread(target=_end_when, args=(stop,), daemon=True).start()
+
+    from tickhouse.serving.dashboard.server import serve
+
+    serve(api or "http://127.0.0.1:8000", host, port, token, lambda line: print(line, flush=True))
+
+
+@app.command()
 def compact(
     house: HouseDir = DEFAULT_HOUSE,
     day: Annotated[str | None, typer.Option(help="Only this UTC day, YYYY-MM-DD; default: every day but the newest.")] = None,
@@ -460,6 +486,17 @@ def _childs_settings(stop: threading.Event) -> Any:
     settings = parents_settings()
     stop_with_parent(stop)
     return settings
+
+
+def _reached_at(host: str, port: int) -> str:
+    """Return the address by which this machine reaches what listens there."""
+    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  (compared, not listened on)
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+
+def _end_when(stop: threading.Event) -> None:
+    stop.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _day(text: str | None) -> Any:

@@ -190,8 +190,8 @@ async def follow_rows(follower_of: Callable[[Hub], Follower], wanted: Wanted) ->
             if subscription.has_more:
                 ready.set()
     finally:
+        await asyncio.to_thread(follower.stop)  # pumped to the end: a full hub would keep it waiting
         pumping.cancel()
-        await asyncio.to_thread(follower.stop)
 
 
 class _Look:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from pathlib import Path
@@ -14,6 +15,11 @@ import websockets
 from tests.api.live import Served
 
 HUGE = 10**12
+
+
+def cursor(value: object) -> str:
+    """Return something in the form of a cursor."""
+    return quote(base64.urlsafe_b64encode(json.dumps(value).encode()).decode())
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,9 @@ HUGE = 10**12
         ("trades?symbol=" + quote("\x00"), 404, "unknown symbol"),
         ("trades?symbol=BTC-USDT&cursor=AAAA", 422, "cursor"),
         ("trades?symbol=BTC-USDT&cursor=W10%3D", 422, "cursor"),
+        ("trades?symbol=BTC-USDT&cursor=" + cursor([9, ["a", "b", "c", "d", "e"]]), 422, "cursor"),
+        ("trades?symbol=BTC-USDT&cursor=" + cursor([9, [1]]), 422, "cursor"),
+        ("trades?symbol=BTC-USDT&cursor=" + cursor([2**70, [1, "x", 1, 1, 1]]), 422, "cursor"),
         ("indicators?symbol=BTC-USDT&indicator=smaa(20)", 422, "did you mean sma"),
         ("nothing-here", 404, "Not Found"),
         ("bars?symbol=BTC-USDT&x=" + "y" * 20_000, 414, "bytes"),

@@ -97,6 +97,7 @@ def test_python_binance_reads_bars_trades_and_tickers(served: Served, stored: Pa
             client.get_klines(symbol="NOPE", interval="1m")
         assert (refused.value.code, refused.value.message) == (-1121, "Invalid symbol.")
         client.close_connection()
+        client.loop.close()  # it made one for itself, and leaves it open
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import binascii
 import io
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import polars as pl
@@ -130,7 +130,7 @@ def answer(request: Request, frame: pl.DataFrame, following: str | None = None) 
 class Cursor(msgspec.Struct, array_like=True, frozen=True):
     """Where a page begins: opaque to clients."""
 
-    below: int
+    below: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     """The journal offset up to which the first page saw."""
     after: tuple[int | float | str | None, ...]
     """The place of the row before."""

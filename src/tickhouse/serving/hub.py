@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -29,10 +29,13 @@ from tickhouse.telemetry import timer
 
 __all__ = ["Hub", "OpenBars"]
 
+_ALL: Series = (None, None, None)
 _RING_ROWS = 50_000
 _INBOX_PIECES = 2_000
 OPEN_EVERY_S = 0.05
-"""Open bars are read out at most this often."""
+"""The open bars of an instrument are read out at most this often."""
+_OPEN_STEPS = 10
+"""Read-outs in that time, each of other instruments."""
 FEEDS_EVERY_S = 1.0
 
 OpenBars = Callable[[I32 | None], pa.Table]
@@ -67,8 +70,14 @@ class Hub:
         self._told = False
         self._room = threading.Condition()
         self._subscriptions: dict[tuple[str, Series], dict[Subscription, Callable[[], None]]] = {}
+        self._narrow: Counter[str] = Counter()
+        """How many subscriptions of a channel are of some series only."""
         self._open: dict[Series, dict[int, _OpenBar]] = {}
+        self._series_of: dict[str, set[Series]] = {}
+        """The series in `_open` of each symbol."""
         self._touched: set[int] = set()
+        self._not_before: dict[int, float] = {}
+        """When the open bars of an instrument may be read again, monotonic seconds."""
         self._open_at = 0.0
         self._feeds_at = 0.0
         self._look: OpenBars | None = None
@@ -145,6 +154,7 @@ class Hub:
         """
         subscription = Subscription(self, wanted, as_records=as_records)
         self._subscriptions.setdefault((wanted.channel, wanted.series), {})[subscription] = ready
+        self._narrow[wanted.channel] += wanted.series != _ALL
         if wanted.channel == "bars":
             self._refresh_open()
         return subscription
@@ -153,7 +163,8 @@ class Hub:
         """Take a subscriber away."""
         key = subscription.wanted.channel, subscription.wanted.series
         group = self._subscriptions.get(key, {})
-        group.pop(subscription, None)
+        if group.pop(subscription, None) is not None:
+            self._narrow[key[0]] -= key[1] != _ALL
         if not group:
             self._subscriptions.pop(key, None)
 
@@ -179,7 +190,9 @@ class Hub:
             for piece in published.pieces:
                 self.rings[piece.channel].add(piece)
                 if self._has_subscribers(piece.channel):
-                    touched.setdefault(piece.channel, set()).update(piece.series())
+                    series = touched.setdefault(piece.channel, set())
+                    if self._narrow[piece.channel]:
+                        series.update(piece.series())
                 if piece.channel == "bars":
                     self._close_bars(piece)
             self.position, self.clock = published.position, published.clock
@@ -200,7 +213,9 @@ class Hub:
         for ring in self.rings.values():
             ring.clear(position)
         self._open.clear()
+        self._series_of.clear()
         self._touched.clear()
+        self._not_before.clear()
         if not is_same_house:
             self.generation += 1
         self.position = position
@@ -213,10 +228,11 @@ class Hub:
         waits = []
         if self._touched and self._has_subscribers("bars"):
             if now >= self._open_at:
-                self._open_at = now + OPEN_EVERY_S
-                self._make_ready("bars", self._read_touched())
-            else:
-                waits.append(self._open_at - now)
+                self._open_at = now + OPEN_EVERY_S / _OPEN_STEPS
+                self._make_ready("bars", self._read_due(now))
+            due = min((self._not_before.get(code, 0.0) for code in self._touched), default=None)
+            if due is not None:
+                waits.append(max(due, self._open_at) - now)
         if self._has_subscribers("feeds"):
             if now >= self._feeds_at:
                 self._feeds_at = now + FEEDS_EVERY_S
@@ -235,7 +251,7 @@ class Hub:
                     for ready in group.values():
                         ready()
             return
-        keys = {key for each in series for key in _wildcards(each)}
+        keys = {_ALL, *(key for each in series for key in _wildcards(each))}
         for key in keys:
             for ready in self._subscriptions.get((channel, key), {}).values():
                 ready()
@@ -277,14 +293,22 @@ class Hub:
             self._touched.clear()
             self._take_open(self._look(None))
         elif self._touched:
-            self._make_ready("bars", self._read_touched())
+            self._make_ready("bars", self._read(set(self._touched)))
 
-    def _read_touched(self) -> set[Series]:
-        if self._look is None:
+    def _read_due(self, now: float) -> set[Series]:
+        """Read the open bars of the instruments that were not read for a while."""
+        due = {code for code in self._touched if self._not_before.get(code, 0.0) <= now}
+        for code in due:
+            # At first sight instruments are spread over the pace, so that not all of them are sent at one moment.
+            share = 1.0 if code in self._not_before else (code % _OPEN_STEPS + 1) / _OPEN_STEPS
+            self._not_before[code] = now + OPEN_EVERY_S * share
+        return self._read(due)
+
+    def _read(self, instruments: set[int]) -> set[Series]:
+        self._touched -= instruments
+        if self._look is None or not instruments:
             return set()
-        codes = np.array(sorted(self._touched), np.int32)
-        self._touched.clear()
-        return self._take_open(self._look(codes))
+        return self._take_open(self._look(np.array(sorted(instruments), np.int32)))
 
     def _take_open(self, table: pa.Table) -> set[Series]:
         self.version += 1
@@ -304,6 +328,7 @@ class Hub:
                 now[start] = _OpenBar(self.version, row, joined([row]))
                 changed.add(series)
             self._open[series] = now
+            self._series_of.setdefault(series[1] or "", set()).add(series)
         return changed
 
     def _close_bars(self, piece: Piece) -> None:
@@ -315,10 +340,9 @@ class Hub:
     def _open_bars(self, wanted: Wanted, version: int) -> list[_OpenBar]:
         if wanted.channel != "bars":
             return []
-        if None not in wanted.series:
-            groups = [self._open.get(wanted.series, {})]
-        else:
-            groups = [bars for series, bars in self._open.items() if wanted.takes(series)]
+        # Nearly everyone asks for a symbol: there are thousands of series, and a few of each symbol.
+        among = self._open if wanted.symbol is None else self._series_of.get(wanted.symbol, ())
+        groups = [self._open[series] for series in among if wanted.takes(series)]
         return [bar for bars in groups for bar in bars.values() if bar.version > version]
 
     def open_records(self, wanted: Wanted, version: int) -> list[Record]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from tickhouse.errors import LogCorruptError
 from tickhouse.sinks.lake import LakeTables
 
 __all__ = ["Instruments"]
@@ -78,6 +79,8 @@ class Instruments:
         try:
             for file in files:
                 self._known[file] = session.sql(_AGGREGATE, params=[file]).pl().cast(_SCHEMA)
+        except duckdb.Error as error:
+            raise LogCorruptError(f"a file of silver.trades cannot be read ({error}); ask again, or restore it") from error
         finally:
             session.close()
 

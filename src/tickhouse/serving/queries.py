@@ -247,7 +247,12 @@ class Queries:
             values += after
         text += f" ORDER BY {', '.join(f'{key} DESC' if newest else key for key in keys)} LIMIT {int(limit)}"
         with self._session((name,), as_of, lake) as session:
-            found = _frame(session.sql(text, params=values), None)
+            try:
+                found = _frame(session.sql(text, params=values), None)
+            except duckdb.Error as error:
+                if after is not None and not isinstance(error, duckdb.IOException):
+                    raise ConfigError("cursor: this page does not follow from that one; ask as for the first page") from error
+                raise _unreadable(name, error) from error
         if not len(found) and where.symbol is not None and after is None:
             self._must_be_known(where)
         return (found.reverse() if newest else found), position
@@ -475,10 +480,12 @@ def _create_view(session: duckdb.DuckDBPyConnection, name: str, files: list[str]
     try:
         session.execute(f"CREATE VIEW {name} AS {_view(TABLES[name], files, as_of)}")
     except duckdb.Error as error:
-        told = str(error).partition("\n")[0]
-        raise LogCorruptError(
-            f"a file of {name} is missing or damaged ({told}); restore it from a backup, or make the house anew"
-        ) from error
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: duckdb.Error) -> LogCorruptError:
+    told = str(error).partition("\n")[0]
+    return LogCorruptError(f"a file of {name} is missing or damaged ({told}); restore it from a backup, or make the house anew")
 
 
 def _create_wide(session: duckdb.DuckDBPyConnection) -> None:

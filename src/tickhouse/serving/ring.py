@@ -6,10 +6,11 @@ A piece is spelled as JSON once, however many subscribers take it; nothing is ke
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import islice
+from functools import cache, reduce
+from itertools import chain, takewhile
+from operator import and_
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +32,10 @@ CHANNELS: dict[str, str] = {
 }
 """Channel -> the table whose rows it carries; `feeds` carries figures that are in no table."""
 
+_RECENT_PIECES = 1_000
+_JOINED_PIECES = 50
+"""So many pieces become one when they are no longer recent: a few milliseconds of work, for a fiftieth of the memory."""
+_SERIES = ("venue", "symbol", "interval")
 _WITH_INTERVAL = frozenset({"bars", "indicators"})
 _BAR_KEY = ("venue", "symbol", "interval", "start")
 
@@ -133,19 +138,23 @@ class Piece:
 
     def records(self, wanted: Wanted) -> list[Record]:
         """Return the rows that are wanted."""
-        found = self._records(wide=wanted.indicators)
-        return found if wanted.series == (None, None, None) else [row for row in found if wanted.takes(_series_of(row))]
+        if wanted.series == (None, None, None):
+            return self._records(self.table, wide=wanted.indicators)
+        asked = [pc.field(name) == value for name, value in zip(_SERIES, wanted.series, strict=True) if value is not None]
+        rows = self.table.filter(reduce(and_, asked))
+        found = self._records(rows, wide=wanted.indicators) if len(rows) or self.channel == "bars" else []
+        return [row for row in found if wanted.takes(_series_of(row))]
 
     def encoded(self, wanted: Wanted) -> bytes:
         """Return the rows that are wanted as JSON, commas between, no brackets; empty where there are none."""
         wide = wanted.indicators
         if wanted.series == (None, None, None):
             if wide not in self._all:
-                self._all[wide] = joined(self._records(wide=wide))
+                self._all[wide] = joined(self._records(self.table, wide=wide))
             return self._all[wide]
         if wide not in self._by_series:
             groups: dict[Series, list[Record]] = {}
-            for row in self._records(wide=wide):
+            for row in self._records(self.table, wide=wide):
                 groups.setdefault(_series_of(row), []).append(row)
             self._by_series[wide] = {series: joined(group) for series, group in groups.items()}
         found = self._by_series[wide]
@@ -153,8 +162,8 @@ class Piece:
             return found.get(wanted.series, b"")
         return b",".join(text for series, text in found.items() if wanted.takes(series))
 
-    def _records(self, *, wide: bool) -> list[Record]:
-        found = records(self.table, shown_columns(CHANNELS[self.channel]))
+    def _records(self, rows: pa.Table, *, wide: bool) -> list[Record]:
+        found = records(rows, shown_columns(CHANNELS[self.channel]))
         if self.channel == "bars":
             for row in found:
                 row["final"] = True
@@ -186,7 +195,7 @@ def wide_records(values: pa.Table) -> dict[tuple[Any, ...], Record]:
 
 
 class Ring:
-    """The pieces of one channel, oldest first.
+    """The pieces of one channel, oldest first. A small piece costs as much memory as a large one: older ones are joined.
 
     Args:
         most_rows: Kept at most; one piece is always kept.
@@ -195,21 +204,25 @@ class Ring:
     def __init__(self, most_rows: int) -> None:
         self._most_rows = most_rows
         self._rows = 0
-        self._pieces: deque[Piece] = deque()
+        self._joined: deque[Piece] = deque()
+        self._recent: deque[Piece] = deque()
         self.floor = 0
         """Everything caused from this offset on is here."""
 
     def clear(self, floor: int) -> None:
         """Begin anew from an offset."""
-        self._pieces.clear()
+        self._joined.clear()
+        self._recent.clear()
         self._rows, self.floor = 0, floor
 
     def add(self, piece: Piece) -> None:
         """Put a piece at the end; the oldest go where there is no room."""
-        self._pieces.append(piece)
+        self._recent.append(piece)
         self._rows += len(piece.table)
-        while self._rows > self._most_rows and len(self._pieces) > 1:
-            gone = self._pieces.popleft()
+        if len(self._recent) >= _RECENT_PIECES + _JOINED_PIECES:
+            self._joined.append(_as_one([self._recent.popleft() for _ in range(_JOINED_PIECES)]))
+        while self._rows > self._most_rows and len(self._joined) + len(self._recent) > 1:
+            gone = (self._joined or self._recent).popleft()
             self._rows -= len(gone.table)
             self.floor = gone.end
 
@@ -217,12 +230,7 @@ class Ring:
         """Return the pieces with rows caused from `offset` on; None where some are here no more."""
         if offset < self.floor:
             return None
-        count = 0
-        for piece in reversed(self._pieces):
-            if piece.end <= offset:
-                break
-            count += 1
-        found = list(islice(self._pieces, len(self._pieces) - count, None))
+        found = list(takewhile(lambda piece: piece.end > offset, self._backwards()))[::-1]
         if found:
             found[0] = found[0].from_offset(offset)
         return found
@@ -230,11 +238,26 @@ class Ring:
     def newest(self, wanted: Wanted, rows: int) -> list[Record]:
         """Return up to so many of the newest rows that are wanted, oldest first."""
         found: list[Record] = []
-        for piece in reversed(self._pieces):
+        for piece in self._backwards():
             found = piece.records(wanted) + found
             if len(found) >= rows:
                 break
         return found[-rows:]
+
+    def _backwards(self) -> Iterator[Piece]:
+        return chain(reversed(self._recent), reversed(self._joined))
+
+
+def _as_one(pieces: Sequence[Piece]) -> Piece:
+    """Return pieces that follow each other as one."""
+    newest = next((piece.received_at for piece in reversed(pieces) if piece.received_at is not None), None)
+    values = [piece.values for piece in pieces if piece.values is not None]
+    table = _concatenated([piece.table for piece in pieces])
+    return Piece(pieces[0].channel, pieces[0].begin, pieces[-1].end, newest, table, _concatenated(values) if values else None)
+
+
+def _concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().combine_chunks()
 
 
 def _series_of(row: Record) -> Series:

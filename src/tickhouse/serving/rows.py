@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -73,7 +74,10 @@ def _plain_array(array: pa.Array) -> list[Any]:
         array = array.cast(pa.timestamp("us", "UTC") if kind.tz else pa.timestamp("us")).view(pa.int64())
         kind = array.type
     if array.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        values: list[Any] = array.to_numpy(zero_copy_only=False).tolist()
+        numbers = array.to_numpy(zero_copy_only=False)
+        values: list[Any] = numbers.tolist()
+        if not pa.types.is_floating(kind) or np.isfinite(numbers).all():
+            return values
     else:
         values = array.to_pylist()
     if pa.types.is_floating(kind):
