@@ -62,7 +62,7 @@ screenshots: install browser  ## Take the pictures of the dashboard from a real 
 	@$(BIN)/python docs/screenshots.py
 
 constraints: $(STAMP)  ## Pin the newest versions that fit
-	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra serve --extra dashboard --extra kafka --extra bench pyproject.toml -o constraints.txt
+	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --universal --no-header --no-annotate --no-emit-index-url --extra dev --extra serve --extra dashboard --extra kafka --extra spark --extra bench pyproject.toml -o constraints.txt
 
 clean:  ## Remove caches and the virtual environment
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .bench

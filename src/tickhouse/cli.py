@@ -143,6 +143,36 @@ def work(
 
 
 @app.command()
+def spark(
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    master: Annotated[str | None, typer.Option(help="local[CORES,TRIES], or a cluster, e.g. spark://host:7077.")] = None,
+    trigger: Annotated[
+        str | None,
+        typer.Option(help="How often a micro-batch begins, e.g. 5s; availableNow = take what is there, and end."),
+    ] = None,
+    max_records: Annotated[int | None, typer.Option(help="Messages a micro-batch takes at most.")] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Forget Spark's checkpoint: make the state anew from the topic.")
+    ] = False,
+    duration: Duration = None,
+    lateness: Lateness = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute on Spark: topic -> bars, indicators, anomalies in the lake, until Ctrl-C. The rows are those of `work`."""
+    stop = _stop_on_signals()
+
+    try:
+        from tickhouse.runs.spark import SparkRun
+    except ImportError as error:
+        raise ConfigError(f"Spark cannot be used here ({error}): pip install 'tickhouse[spark]'") from error
+
+    given = {"spark.master": master, "spark.trigger": trigger, "spark.max_records": max_records, "rules.lateness": lateness}
+    run = SparkRun(_house(house), _settings(config, given), stop, from_beginning=from_beginning)
+    _watch(run, stop, duration, as_json=as_json)
+
+
+@app.command()
 def replay(
     files: Annotated[
         list[Path], typer.Argument(help="Recorded frames, NDJSON, CSV or Parquet; .gz and .zst too; oldest first.")

@@ -14,6 +14,7 @@ import os
 import platform
 import threading
 import time
+import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
@@ -124,6 +125,15 @@ class House:
         if kind not in get_args(JournalKind):
             raise SchemaMismatchError(f"{file} names an unknown journal {kind!r}")
         return kind  # type: ignore[no-any-return]  # checked just above; JSON has no types
+
+    def identity(self) -> str:
+        """Return the id that no other house has, given at the first call; hold the house for writing."""
+        file = self.path / "house.json"
+        about = json.loads(file.read_text("utf-8"))
+        if "id" not in about:
+            about["id"] = uuid.uuid4().hex
+            _put(file, about)
+        return str(about["id"])
 
     def is_written(self) -> bool:
         """Say whether a process that receives into the house, or makes its tables, can be seen from here."""
@@ -245,9 +255,7 @@ class House:
                 raise SchemaMismatchError(
                     f"{self.path} has a journal but no house.json; restore that file, or use a new --house"
                 )
-            draft = self.path / "house.json.new"
-            draft.write_text(json.dumps({"version": _VERSION, "journal": kind}) + "\n", "utf-8")
-            draft.replace(self.path / "house.json")
+            _put(self.path / "house.json", {"version": _VERSION, "journal": kind})
         elif have != kind:
             hint = (
                 "`tickhouse replay FILES` adds recordings to it; for a live house use another --house"
@@ -453,6 +461,13 @@ def stored_rules(journal: Path) -> Rules | None:
     """
     row = _peek(journal, "SELECT value FROM meta WHERE key = 'rules'")
     return Rules.from_json(row[0] if isinstance(row[0], bytes) else row[0].encode()) if row else None
+
+
+def _put(file: Path, about: dict[str, Any]) -> None:
+    """Write `house.json`, whole or not at all."""
+    draft = file.with_name(f"{file.name}.new")
+    draft.write_text(json.dumps(about) + "\n", "utf-8")
+    draft.replace(file)
 
 
 def _is_alive(lock: Path) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "ServeSettings",
     "Settings",
     "Sources",
+    "SparkSettings",
     "find_file",
     "load",
 ]
@@ -161,6 +162,19 @@ class Engine(_Section):
         return value
 
 
+class SparkSettings(_Section):
+    """The Spark engine, `tickhouse spark`."""
+
+    master: str = "local[*,4]"
+    """Where it runs: this machine (`local[CORES,TRIES]`), or a cluster, e.g. spark://host:7077."""
+    trigger: str = "5s"
+    """How often a micro-batch begins, or availableNow: work off what is there, and end."""
+    max_records: int = Field(default=1_000_000, ge=1)
+    """A micro-batch takes at most this many messages of the topic, shared out over its partitions."""
+    conf: dict[str, str] = Field(default_factory=dict)
+    """Spark's own settings, e.g. { "spark.executor.memory" = "4g" }."""
+
+
 class Sources(_Section):
     """Which sources `tickhouse run` takes, and their own settings."""
 
@@ -195,6 +209,7 @@ class Settings(_Section):
     kafka: KafkaSettings = KafkaSettings()
     lake: LakeSettings = LakeSettings()
     engine: Engine = Engine()
+    spark: SparkSettings = SparkSettings()
     sources: Sources = Sources()
     serve: ServeSettings = ServeSettings()
 

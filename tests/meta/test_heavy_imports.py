@@ -23,6 +23,7 @@ PLACES = {
     "numba": ("kernel", "scanning", "journal/kafka_scan", "sources/scanner", "journal/heartbeats", "upkeep"),
     "streamlit": ("serving/dashboard",),
     "talib": ("indicators", "indicator_specs", "quality"),
+    "pyspark": ("engines/spark",),
     "typer": ("cli",),
     "rich": ("cli", "screen"),
     "zstandard": ("sources", "journal/frames"),

@@ -76,6 +76,14 @@ def _kafka(form: str, partitions: int) -> Way:
     return run
 
 
+def _spark(form: str, partitions: int) -> Way:
+    def run(files: Sequence[Path], house: Path, servers: Servers) -> None:
+        options = send(files, house, servers, form, partitions)
+        tickhouse("spark", "--trigger", "availableNow", "--master", "local[2,4]", "--max-records", "200000", *options)
+
+    return run
+
+
 WAYS: dict[str, Way] = {
     "recording": _recording,
     "sqlite": _sqlite,
@@ -83,5 +91,7 @@ WAYS: dict[str, Way] = {
     "kafka-json-4": _kafka("json", 4),
     "kafka-avro-4": _kafka("avro", 4),
     "kafka-arrow-4": _kafka("arrow", 4),
+    "spark-json-4": _spark("json", 4),
+    "spark-arrow-4": _spark("arrow", 4),
 }
 """By name. The first is what the others are compared with."""

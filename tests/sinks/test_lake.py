@@ -16,6 +16,7 @@ from tickhouse.model import Position
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sinks.lake_compaction import MERGE_FILES, close_day, merge_small
+from tickhouse.sinks.lake_encode import RangeEncoder
 from tickhouse.sinks.lake_files import stamp
 from tickhouse.tables import TABLES
 
@@ -161,8 +162,9 @@ def test_compacting_without_a_day_leaves_the_newest_open(tmp_path: Path) -> None
 def test_files_left_by_a_killed_writer_are_seen_by_nobody(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     fill(lake, 2)
-    lake.write(Outputs(0, Position(90, 9), {"silver.trades": silver(60, 30)}))
-    lake._tables["silver.trades"]._writer.finish()  # written, never committed: what a kill leaves
+    encoder = RangeEncoder(tmp_path, 0, lake.positions(0))
+    encoder.write(Outputs(0, Position(90, 9), {"silver.trades": silver(60, 30)}))
+    encoder.finish()  # written, never committed: what a kill leaves
     assert len(list((tmp_path / "silver").rglob("*.parquet"))) == 3
     again = Lake(tmp_path)
     assert again.positions(0)["silver.trades"].offset == 60

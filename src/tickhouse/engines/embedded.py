@@ -23,7 +23,7 @@ from tickhouse.pipeline import Pipeline
 from tickhouse.sinks.base import Outputs, Sink
 from tickhouse.telemetry import timer
 
-__all__ = ["Committed", "EmbeddedEngine", "Listener"]
+__all__ = ["Committed", "EmbeddedEngine", "Listener", "commit_with_retries"]
 
 _log = structlog.get_logger(__name__)
 
@@ -294,13 +294,18 @@ class _Writer:
     def _commit(self, *, everything: bool) -> None:
         began = time.monotonic()
         for sink in self._sinks:
-            _with_retries(sink, everything=everything)
+            commit_with_retries(sink, everything=everything)
         if self._sinks:
             timer("tickhouse_lake_commit_seconds")(time.monotonic() - began)
         self._history.committed()
 
 
-def _with_retries(sink: Sink, *, everything: bool) -> None:
+def commit_with_retries(sink: Sink, *, everything: bool) -> None:
+    """Commit what a sink was given; what is transient is tried again, with growing pauses.
+
+    Raises:
+        TickhouseError: it still fails, or trying again is of no use.
+    """
     for attempt in range(_RETRIES):
         try:
             sink.commit(everything=everything)

@@ -88,7 +88,7 @@ class KafkaJournal:
         """
         stored = self.checkpoint(partition)
         clock = stored[0].clock if stored is not None and stored[0].offset == start else NO_TIME if start == 0 else None
-        return self.topic.reader(partition, self._start(partition, start), feeds, clock=clock, makes_beats=self._makes_beats())
+        return self.topic.reader(partition, self._start(partition, start), feeds, clock=clock, makes_beats=self.makes_beats())
 
     def appender(self, holder: str) -> KafkaAppender:
         """Return the writer of the topic.
@@ -163,7 +163,7 @@ class KafkaJournal:
         with self._lock, translated(self.file):
             return dict(self._connection.execute("SELECT key, value FROM meta"))
 
-    def _makes_beats(self) -> bool | None:
+    def makes_beats(self) -> bool | None:
         """Return whether heartbeats are made from record times: found out once the topic has messages, and kept."""
         known = self._meta().get("makes_beats")
         if known is not None:

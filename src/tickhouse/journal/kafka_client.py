@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException
@@ -17,7 +17,18 @@ from confluent_kafka.admin import AdminClient
 from tickhouse.errors import ConfigError, FatalError, NotConnectedError, TickhouseError
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["GONE", "MISSING", "MISSING_S", "PARTITION_END", "Patience", "admin", "client_config", "meaning", "quiet"]
+__all__ = [
+    "GONE",
+    "MISSING",
+    "MISSING_S",
+    "PARTITION_END",
+    "Patience",
+    "TopicIdentity",
+    "admin",
+    "client_config",
+    "meaning",
+    "quiet",
+]
 
 GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 """Codes of: what was asked for is not there any more."""
@@ -49,6 +60,15 @@ _REFUSED = {
 }
 
 _log = structlog.get_logger(__name__)
+
+
+class TopicIdentity(NamedTuple):
+    """Tells a topic from another one of the same name."""
+
+    cluster: str
+    topic: str
+    topic_id: str
+    partitions: int
 
 
 def client_config(settings: KafkaSettings) -> dict[str, Any]:

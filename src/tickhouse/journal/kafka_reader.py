@@ -20,7 +20,7 @@ from tickhouse.journal.kafka_decode import Decoder
 from tickhouse.model import Batch
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds"]
+__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds", "must_be_kept"]
 
 READING: dict[str, Any] = {
     "group.id": "tickhouse",  # the library wants one; nothing is ever committed under it
@@ -193,26 +193,31 @@ class KafkaReader:
         raise wrong
 
     def _check_kept(self) -> None:
-        """See that the partition still has what is to be read.
+        must_be_kept(self._topic, self._partition, self.position)
 
-        Raises:
-            LogCorruptError: it has not; the loss is named.
-        """
-        ends, topic, at = self._topic.ends(self._partition), self._topic.settings.topic, self.position
-        until = time.monotonic() + _BEHIND_S
-        while at > ends.high and time.monotonic() < until:  # a broker that was killed finds its end a moment after its start
-            time.sleep(0.2)
-            ends = self._topic.ends(self._partition)
-        if at < ends.low:
-            raise LogCorruptError(
-                f"{ends.low - at:,} messages of partition {self._partition} of {topic} are lost: {at} to {ends.low - 1} "
-                "were deleted by retention before they were read; keep longer ([kafka] retention), and begin a new house"
-            )
-        if at > ends.high:
-            raise LogCorruptError(
-                f"{at - ends.high:,} messages of partition {self._partition} of {topic} are lost: it ends at {ends.high}, "
-                f"but was read up to {at} before; restore the topic, or begin a new house"
-            )
+
+def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
+    """Return where a partition begins and ends, having seen that it still has what is to be read from `at` on.
+
+    Raises:
+        LogCorruptError: it has not; the loss is named.
+    """
+    ends, name = topic.ends(partition), topic.settings.topic
+    until = time.monotonic() + _BEHIND_S
+    while at > ends.high and time.monotonic() < until:  # a broker that was killed finds its end a moment after its start
+        time.sleep(0.2)
+        ends = topic.ends(partition)
+    if at < ends.low:
+        raise LogCorruptError(
+            f"{ends.low - at:,} messages of partition {partition} of {name} are lost: {at} to {ends.low - 1} "
+            "were deleted by retention before they were read; keep longer ([kafka] retention), and begin a new house"
+        )
+    if at > ends.high:
+        raise LogCorruptError(
+            f"{at - ends.high:,} messages of partition {partition} of {name} are lost: it ends at {ends.high}, "
+            f"but was read up to {at} before; restore the topic, or begin a new house"
+        )
+    return ends
 
 
 class _Arrived(NamedTuple):

@@ -15,7 +15,7 @@ from confluent_kafka.admin import ConfigResource, NewTopic
 
 from tickhouse.errors import ConfigError, NotConnectedError
 from tickhouse.journal.kafka_avro import AvroReader, Registry
-from tickhouse.journal.kafka_client import PARTITION_END, Patience, admin, client_config, quiet
+from tickhouse.journal.kafka_client import PARTITION_END, Patience, TopicIdentity, admin, client_config, quiet
 from tickhouse.journal.kafka_decode import Decoder
 from tickhouse.journal.kafka_messages import rules_of
 from tickhouse.journal.kafka_reader import READING, KafkaReader
@@ -29,15 +29,6 @@ _MESSAGE_BYTES = 4 << 20
 _TAIL_MESSAGES = 1_000
 
 _log = structlog.get_logger(__name__)
-
-
-class TopicIdentity(NamedTuple):
-    """Tells a topic from another one of the same name."""
-
-    cluster: str
-    topic: str
-    topic_id: str
-    partitions: int
 
 
 class Ends(NamedTuple):

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +21,8 @@ from tickhouse.errors import ConfigError, FatalError, LogCorruptError
 from tickhouse.model import Position
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake_compaction import Layout, close_day, merge_small
-from tickhouse.sinks.lake_files import DataFile, TableWriter
+from tickhouse.sinks.lake_encode import EncodedRows, TableEncoder, known_tables
+from tickhouse.sinks.lake_files import DataFile
 from tickhouse.sinks.lake_log import TableLog, disk_error, listed_files, open_table, stored_position, table_path
 from tickhouse.tables import TABLES, Table
 
@@ -68,11 +68,18 @@ class Lake:
             ConfigError: a table that the house does not know.
             FatalError: the disk is full or refuses.
         """
-        for name in outputs.tables:
-            if name not in self._tables:
-                raise ConfigError(f"outputs for a table {name!r} that is none of {sorted(self._tables)}")
+        known_tables(outputs)
         for name, sink in self._tables.items():
             sink.write(outputs.partition, outputs.position, outputs.tables.get(name))
+
+    def take(self, partition: int, encoded: Mapping[str, EncodedRows]) -> None:
+        """Take rows that a `RangeEncoder` encoded elsewhere; files whose rows a table already has are removed.
+
+        Raises:
+            FatalError: they do not follow what a table has.
+        """
+        for name, rows in encoded.items():
+            self._tables[name].take(partition, rows)
 
     def commit(self, *, everything: bool = False) -> None:
         """Make what was written visible, each table with its position in the same commit.
@@ -169,55 +176,39 @@ class _TableSink:
         self.table = table
         self.log = TableLog(lake, table)
         self.merged_at = 0
-        self._writer = TableWriter(table, self.log.root)
-        self._written: dict[int, Position] = {}
-        self._finished: list[DataFile] = []
-        self._has_rows = False
-        self._broken: FatalError | None = None
+        self._waiting = TableEncoder(table, self.log.root)
 
     def write(self, partition: int, position: Position, rows: pa.Table | None) -> None:
-        reached = self._written.get(partition) or self.log.position(partition)
-        new = _from_offset(rows, reached.offset) if rows is not None and len(rows) else None
-        if new is not None and len(new):
-            self._has_rows = True
-            self._encoding(lambda: self._writer.write(new))
-        if position.offset > reached.offset:
-            self._written[partition] = position
+        self._waiting.write(partition, self.log.position(partition), position, rows)
+
+    def take(self, partition: int, rows: EncodedRows) -> None:
+        reached = self._waiting.positions.get(partition) or self.log.position(partition)
+        if rows.position.offset <= reached.offset:  # made before, by a run that was killed after its commit
+            for file in rows.files:
+                (self.log.root / file.path).unlink(missing_ok=True)
+            return
+        if rows.since > reached.offset:
+            raise LogCorruptError(
+                f"{self.table.name} has partition {partition} up to record {reached.offset} only, but the next rows begin at "
+                f"{rows.since}: the lake has lost rows, or is another one; {_RESTORE}"
+            )
+        if rows.since < reached.offset:
+            raise FatalError(
+                f"{self.table.name} has partition {partition} up to record {reached.offset}, but the next rows begin at "
+                f"{rows.since}: another process writes this lake; stop it, a house has one writer"
+            )
+        self._waiting.add(partition, rows.position, rows.files)
 
     def commit(self, *, everything: bool) -> None:
-        self._must_be_whole()
-        if not self._written or not (everything or self._has_rows):
-            return
-        self._encoding(lambda: self._finished.extend(self._writer.finish()))
-        self.log.append(self._finished, self._written)
-        self._finished, self._has_rows = [], False
-        self._written = {}
+        waiting = self._waiting
+        waiting.must_be_whole()
+        if waiting.positions and (everything or waiting.has_rows):
+            waiting.finish()
+            self.log.append(waiting.files, waiting.positions)
+            waiting.clear()
 
     def abandon(self) -> None:
-        self._writer.abandon()
-        for file in self._finished:
-            (self.log.root / file.path).unlink(missing_ok=True)
-        self._finished, self._written, self._has_rows = [], {}, False
-
-    def _encoding(self, work: Any) -> None:
-        self._must_be_whole()
-        try:
-            work()
-        except OSError as error:
-            self._broken = disk_error(error, self.table.name, self.log.root)
-            self._writer.abandon()
-            raise self._broken from error
-
-    def _must_be_whole(self) -> None:
-        if self._broken is not None:
-            raise self._broken
-
-
-def _from_offset(rows: pa.Table, offset: int) -> pa.Table:
-    offsets = rows.column("offset")
-    if pc.min(offsets).as_py() >= offset:
-        return rows
-    return rows.filter(pc.greater_equal(offsets, offset))
+        self._waiting.abandon()
 
 
 def _as_date(day: date | str | None) -> date | None:
