@@ -50,6 +50,7 @@ lint: install  ## ruff, strict types, import directions, spelling
 bench: install  ## How fast, against hand-written Python, Polars, DuckDB and Bytewax, as ratios
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]' || echo "some peers cannot be installed here; they are left out"
 	@$(BIN)/python bench/run.py
+	@$(BIN)/python bench/latency.py
 	@$(BIN)/python bench/serve_latency.py
 
 campaign: install  ## The long randomized campaigns (kills, model search); an hour
