@@ -7,6 +7,7 @@ one commit, so the rows on their way are exactly those at or above that position
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,7 @@ _DAY_US = 86_400_000_000
 _EPOCH = date_of(0)
 _MAX_TIME = 2**62
 _FEW_SYMBOLS = 500
+_LET_GO = 16
 _BAR_COLUMNS = ("venue", "symbol", "interval", "start", "open", "high", "low", "close", "volume", "available_at")
 _OHLCV = ("open", "high", "low", "close", "volume")
 
@@ -81,6 +83,8 @@ class LakeHistory:
         self._partition = partition
         self._lock = threading.Lock()
         self._pending: dict[str, list[_Piece]] = {name: [] for name in (*_READ_BACK, *more)}
+        self._gone: deque[_Piece] = deque()
+        """Rows that the store has, let go a few at a time: thousands of small tables at once hold up whoever is live."""
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
         """Take rows just made; tables that are never read back are left aside."""
@@ -93,6 +97,9 @@ class LakeHistory:
             piece = _Piece(rows, first, last, rows.column("offset")[-1].as_py())
             with self._lock:
                 self._pending[name].append(piece)
+        with self._lock:
+            for _ in range(min(_LET_GO, len(self._gone))):
+                self._gone.popleft()
 
     def committed(self, newest: LakeTables | None = None) -> None:
         """See what the lake has now, and drop the rows it has: it tells its position in one version with its rows.
@@ -105,6 +112,7 @@ class LakeHistory:
         with self._lock:
             self._lake = newest
             for name, offset in reached.items():
+                self._gone += [piece for piece in self._pending[name] if piece.offset < offset]
                 self._pending[name] = [piece for piece in self._pending[name] if piece.offset >= offset]
 
     def trades(self, instrument: Instrument, start: int, end: int, before: Cause) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ __all__ = ["ClockWatch", "WorkRun", "summary"]
 
 _UPKEEP_S = 5.0
 _FINISH_S = 1.0
+_NICE = 10
 _PACE_S = 0.05
 """Tables are committed once a second and figures painted four times: nobody sees the engine wait."""
 _HINT_SHARE = 0.01
@@ -134,6 +136,9 @@ class WorkRun:
         self._meter.count(self.counts, batch)
 
     def _guarded(self, part: Callable[[], None]) -> None:
+        if hasattr(os, "setpriority"):
+            # Receiving and serving are live; tables are not. The threads that this one starts take its priority.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
             part()
         except BaseException as error:  # noqa: BLE001  the run's boundary: raised again on leaving
