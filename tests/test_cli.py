@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -166,6 +167,17 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     finally:
         first.terminate()
         first.communicate()
+
+
+def test_the_metrics_of_another_program_are_not_ours(tmp_path: Path) -> None:
+    lines = tmp_path / "trades.ndjson"
+    lines.write_text(NDJSON)
+    command = [sys.executable, "-m", "tickhouse", "replay", str(lines), "--house", str(tmp_path / "house"), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=150, check=False,
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": "nowhere/metrics"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_house_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -432,8 +432,9 @@ def plugins(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Run the command line; every error Tickhouse raises on purpose is one clear line and a code that is not 0."""
-    from tickhouse.telemetry import configure_logging
+    from tickhouse.telemetry import configure_logging, own_metrics
 
+    own_metrics()
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
         configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))

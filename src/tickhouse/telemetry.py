@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,11 @@ def share_metrics(house: Path) -> None:
                 file.unlink(missing_ok=True)
     except OSError:
         return  # whatever the folder's trouble is, the house itself will tell of it
-    os.environ[_SHARED] = str(folder)
+    os.environ[_SHARED] = str(folder.resolve())
 
 
 def own_metrics() -> None:
-    """Keep this process's metrics in its memory, whatever its parent does; for one that only reads the house."""
+    """Keep this process's metrics in its memory, whatever its parent does; so every process begins, and one that only reads stays."""
     os.environ.pop(_SHARED, None)
 
 
@@ -141,10 +142,15 @@ def _made(name: str, about: tuple[str, tuple[str, ...]], kind: str, verb: str) -
     if library is None:
         return lambda *_: None
     more = {"buckets": _BUCKETS} if kind == "Histogram" else {}
-    metric = getattr(library, kind)(name, about[0], about[1], **more)
+    try:
+        metric = getattr(library, kind)(name, about[0], about[1], **more)
+    except OSError as error:  # the folder went, the disk is full: no reason to lose a trade
+        structlog.get_logger().warning("metric_not_kept", metric=name, reason=str(error))
+        return lambda *_: None
 
     def note(value: float, *labels: str) -> None:
-        getattr(metric.labels(*labels) if labels else metric, verb)(value)
+        with suppress(OSError):
+            getattr(metric.labels(*labels) if labels else metric, verb)(value)
 
     return note
 

@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, EDGE] = [120, 28, 2];
+const SEEN = 59;
 
 export class Sparkline {
   constructor() {
@@ -13,17 +14,21 @@ export class Sparkline {
     this.line = document.createElementNS(SVG, "polyline");
     this.node.append(this.line);
     this.closes = [];
+    this.ofBars = false;
   }
 
+  /** Take the closes of bars, the newest price last. */
   set(closes) {
     this.closes = closes;
+    this.ofBars = true;
     this.draw();
   }
 
-  /** Move the end of the line to the newest price. */
+  /** Move the end of the line to the newest price; before there are bars, the prices seen here are the line. */
   end(price) {
-    if (!this.closes.length || this.closes.at(-1) === price) return;
-    this.closes[this.closes.length - 1] = price;
+    if (this.closes.at(-1) === price) return;
+    if (this.ofBars) this.closes[this.closes.length - 1] = price;
+    else this.closes = [...this.closes.slice(-SEEN), price];
     this.draw();
   }
 
