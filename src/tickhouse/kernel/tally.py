@@ -63,8 +63,8 @@ class Tally:
     def rows(self) -> Array:
         """One row an instrument, by its code; `accepted` is 0 where none of its trades was; from any thread.
 
-        Backfilled trades aside: `first` is the price that the UTC day `day` began with, `last` the newest, `lag` its received_at -
-        ts in microseconds, NO_TIME where unknown. `feed` is the code of the feed that delivered last.
+        Backfilled trades aside: `first` is the price that the UTC day `day` began with, `last` the newest; `lag` is how long it
+        took, received_at - ts in microseconds, NO_TIME where unknown. `feed` is the code of the feed that delivered last.
         """
         return self._rows[: len(self.feeds.instruments)]
 
