@@ -141,7 +141,7 @@ def _with_open(
     last = bars["start"].max()
     fresh = here.hub.fresh_bars(wanted, microseconds(last)) if isinstance(last, datetime) else []
     ends = instant("end", end)
-    for rows in (fresh, here.hub.open_now(wanted)):
+    for rows in (fresh, here.hub.open_bars.all_now(wanted)):
         frame = _frame_of(rows, bars.schema)
         if ends is not None:
             frame = frame.filter(pl.col("start") < ends)

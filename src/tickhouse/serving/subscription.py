@@ -99,8 +99,9 @@ class Subscription:
             newest = ring.newest(wanted, _NEWEST_ROWS[wanted.channel])
         if wanted.channel == "feeds":
             newest = hub.feed_records(wanted)
-        place = Place(hub.position, hub.past, newest, hub.open_records(wanted, 0), missed_from)
-        self._cursor, self._version, self._generation = hub.position, hub.version, hub.generation
+        opened = hub.open_bars.records(wanted, 0) if wanted.channel == "bars" else []
+        place = Place(hub.position, hub.past, newest, opened, missed_from)
+        self._cursor, self._version, self._generation = hub.position, hub.open_bars.version, hub.generation
         self.is_stale, self._sent = False, True
         return place
 
@@ -183,15 +184,15 @@ class Subscription:
                 cursor = piece.end
                 break
         self._cursor = max(self._cursor, cursor)
-        if cursor == hub.position:
-            opened = hub.open_records(wanted, self._version) if self._as_records else hub.open_encoded(wanted, self._version)
-            if opened:
+        if cursor == hub.position and wanted.channel == "bars":
+            had = len(rows) + len(texts)
+            if self._as_records:
+                rows += hub.open_bars.records(wanted, self._version)
+            else:
+                texts += hub.open_bars.encoded(wanted, self._version)
+            if len(rows) + len(texts) > had:
                 received_at = hub.open_received_at
-                if self._as_records:
-                    rows += opened  # type: ignore[arg-type]
-                else:
-                    texts += opened  # type: ignore[arg-type]
-            self._version = hub.version
+            self._version = hub.open_bars.version
         return self._message(texts, rows, received_at)
 
     @property
