@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import recording
+from tests.browser.conftest import TOGETHER, recording
 from tests.browser.house import House
+
+pytestmark = TOGETHER
 
 STARTS = "node => node.component.bars.rows.map(row => row.start)"
 

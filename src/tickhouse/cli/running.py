@@ -44,7 +44,7 @@ def run(
     host: Host = None,
     port: Port = None,
     no_serve: Annotated[bool, typer.Option("--no-serve", help="Without the API and the dashboard.")] = False,
-    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the dashboard.")] = 8501,
+    dashboard_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboard; 0 = any free port.")] = 8501,
     no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Without the dashboard.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +60,7 @@ def run(
     given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
     settings = settings_of(config, {**given, "serve.host": host, "serve.port": port})
     companions = [] if no_serve else [["serve", "--house", str(house)]]
-    if companions and settings.serve.port and not no_dashboard:  # port 0: nobody knows yet where the API will be
+    if companions and not no_dashboard:
         companions.append(["dashboard", "--port", str(dashboard_port)])
     say = (screen.errors if as_json else screen.console).print
     live = runs.LiveRun(
