@@ -159,7 +159,7 @@ class Follower:
             records(history.rows(name, pc.scalar(True), before).sort_by([("offset", "ascending"), ("row", "ascending")]))
             for name in ("gold.gaps", "bronze.events")
         )
-        self._hub.figures.begin([pipeline.tally], gaps, events)
+        self._hub.figures.begin([pipeline.tally], start.clock, gaps, events)
 
     def _moved(self, position: Position) -> None:
         self._position = position

@@ -50,9 +50,10 @@ class Hub:
 
     Args:
         wake: Called, from the engine's thread, when there is something to pump and nobody has been told yet.
+        figures: The live figures of the feeds.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], figures: FeedFigures | None = None) -> None:
         self._wake = wake
         self._inbox: deque[_Published] = deque()
         self._told = False
@@ -64,7 +65,7 @@ class Hub:
         self._newest: int | None = None
         self._begun: tuple[Past, Look, Sequence[Instrument], bool] | None = None
         self.rings = {channel: Ring(_RING_ROWS) for channel, table in CHANNELS.items() if table}
-        self.figures = FeedFigures()
+        self.figures = figures or FeedFigures()
         self.position = 0
         """The journal offset up to which everything was pumped."""
         self.clock = NO_TIME
