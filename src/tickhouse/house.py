@@ -51,8 +51,8 @@ from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES
 
 if TYPE_CHECKING:  # Kafka's client is loaded by houses that use it
-    from tickhouse.journal.kafka import KafkaJournal
-    from tickhouse.journal.kafka_appender import KafkaAppender
+    from tickhouse.journal.kafka.appender import KafkaAppender
+    from tickhouse.journal.kafka.journal import KafkaJournal
 
 __all__ = ["House", "JournalKind", "Work", "house_rules", "open_house", "stored_rules"]
 
@@ -288,7 +288,7 @@ class House:
         """
         if self.live_kind(settings) == "sqlite":
             return self.sqlite(house_rules(self, settings), settings)
-        from tickhouse.journal.kafka import KafkaJournal
+        from tickhouse.journal.kafka.journal import KafkaJournal
 
         asked = settings.rules.rules() if settings.rules != HouseRules() else None
         return KafkaJournal.create_or_open(self.journal_path, settings.kafka, asked, give_up)
@@ -337,7 +337,7 @@ class House:
             starts.append(start)
         sinks: list[Sink] = [lake]
         if settings.kafka.publish:
-            from tickhouse.journal.kafka_publisher import KafkaPublisher
+            from tickhouse.journal.kafka.publisher import KafkaPublisher
 
             sinks.append(KafkaPublisher(settings.kafka, journal.partitions, self._holder(), starts))
         engine = EmbeddedEngine(

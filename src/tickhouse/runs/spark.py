@@ -20,8 +20,8 @@ from tickhouse.engines.ranges import RangeResult
 from tickhouse.engines.spark import SparkEngine
 from tickhouse.errors import ConfigError, LogCorruptError, SchemaMismatchError
 from tickhouse.house import House
-from tickhouse.journal.kafka import KafkaJournal
-from tickhouse.journal.kafka_client import TopicIdentity
+from tickhouse.journal.kafka.client import TopicIdentity
+from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.live import Board
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts

@@ -13,9 +13,9 @@ from pathlib import Path
 import structlog
 
 from tickhouse.errors import ConfigError, SchemaMismatchError
-from tickhouse.journal.kafka_appender import KafkaAppender
-from tickhouse.journal.kafka_reader import KafkaReader
-from tickhouse.journal.kafka_topic import KafkaTopic, TopicIdentity
+from tickhouse.journal.kafka.appender import KafkaAppender
+from tickhouse.journal.kafka.reader import KafkaReader
+from tickhouse.journal.kafka.topic import KafkaTopic, TopicIdentity
 from tickhouse.journal.sqlite_file import journal_file, transaction, translated
 from tickhouse.model import NO_TIME, Feeds, Position
 from tickhouse.rules import Rules

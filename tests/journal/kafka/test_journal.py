@@ -18,10 +18,10 @@ from tests.services.kafka import Broker
 from tests.services.registry import Registry
 from tickhouse.columns import TradesBuilder
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, NotConnectedError, SchemaMismatchError
-from tickhouse.journal.kafka import KafkaJournal
-from tickhouse.journal.kafka_lease import LEASE_S
-from tickhouse.journal.kafka_reader import KafkaReader
-from tickhouse.journal.kafka_topic import KafkaTopic
+from tickhouse.journal.kafka.journal import KafkaJournal
+from tickhouse.journal.kafka.lease import LEASE_S
+from tickhouse.journal.kafka.reader import KafkaReader
+from tickhouse.journal.kafka.topic import KafkaTopic
 from tickhouse.model import HEARTBEAT_US, NO_TIME, Event, Feeds, Position, Rejected
 from tickhouse.rules import Rules
 from tickhouse.settings import KafkaSettings

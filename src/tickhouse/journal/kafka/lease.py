@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tickhouse.errors import FatalError, HouseLockedError, NotConnectedError
-from tickhouse.journal.kafka_client import Patience, admin, client_config, meaning, quiet
+from tickhouse.journal.kafka.client import Patience, admin, client_config, meaning, quiet
 from tickhouse.settings import KafkaSettings
 
 __all__ = ["LEASE_S", "Lease"]

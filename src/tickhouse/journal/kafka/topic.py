@@ -14,11 +14,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import ConfigResource, NewTopic
 
 from tickhouse.errors import ConfigError, NotConnectedError
-from tickhouse.journal.kafka_avro import AvroReader, Registry
-from tickhouse.journal.kafka_client import PARTITION_END, Patience, TopicIdentity, admin, client_config, quiet
-from tickhouse.journal.kafka_decode import Decoder
-from tickhouse.journal.kafka_messages import rules_of
-from tickhouse.journal.kafka_reader import READING, KafkaReader
+from tickhouse.journal.kafka.avro import AvroReader, Registry
+from tickhouse.journal.kafka.client import PARTITION_END, Patience, TopicIdentity, admin, client_config, quiet
+from tickhouse.journal.kafka.decode import Decoder
+from tickhouse.journal.kafka.messages import rules_of
+from tickhouse.journal.kafka.reader import READING, KafkaReader
 from tickhouse.model import NO_TIME, Feeds
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import KafkaSettings
