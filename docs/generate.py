@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tickhouse import screen
+from tickhouse.cli import screen
 from tickhouse.house import House
 from tickhouse.runs import LiveRun
 from tickhouse.settings import Settings, load

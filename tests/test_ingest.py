@@ -227,7 +227,7 @@ def run(ingest: Ingest, until: Callable[[], bool]) -> None:
             break
         waited.wait(0.005)
     ingest.stop()
-    assert ingest.join(10.0)
+    assert ingest.join(120)
 
 
 def of(sources: Numbers | Sequence[Numbers], appender, **more) -> Ingest:
@@ -262,7 +262,7 @@ def test_refusal_of_a_provider_stops_ingest_and_is_raised(journal, appender):
     ingest = of(Numbers(frame(1), ConfigError("no such symbol")), appender)
     ingest.start()
     with pytest.raises(ConfigError, match="no such symbol"):
-        ingest.join(10.0)
+        ingest.join(120)
     assert [int(i) for batch in read_all(journal) for i in batch.trades.trade_id] == [1]
 
 
@@ -280,7 +280,7 @@ def test_full_disk_stops_ingest_and_is_raised(appender):
     ingest = of(Numbers(*(frame(i) for i in range(5_000)), endless=True), appender)
     ingest.start()
     with pytest.raises(FatalError, match="no room left"):
-        ingest.join(20.0)
+        ingest.join(120)
     appender._connection.execute("PRAGMA max_page_count = 1000000").fetchall()
 
 
@@ -290,7 +290,7 @@ def test_refills_and_their_events_enter_in_order(journal, appender):
     ingest.submit("numbers", [Trade(FEED, START, 1.0, 1.0, 5, backfilled=True)], START)
     ingest.announce(Event(event="refilled", venue="V", symbol="A-B", detail={"first": 5, "last": 5}))
     ingest.stop()
-    assert ingest.join(10.0)
+    assert ingest.join(120)
     (batch,) = read_all(journal)
     assert batch.trades.backfilled.tolist() == [1]
     assert [(event.event, event.at) for event in batch.events] == [("refilled", 1)]

@@ -111,7 +111,7 @@ def share_metrics(house: Path) -> None:
 
 
 def own_metrics() -> None:
-    """Keep this process's metrics in its memory, whatever its parent does; so every process begins, and one that only reads stays."""
+    """Keep this process's metrics in its memory: so each process begins, whatever its parent does, and a reader stays."""
     os.environ.pop(_SHARED, None)
 
 

@@ -159,7 +159,7 @@ class Served:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(120)
         self._listening.close()
         assert not self._thread.is_alive(), "the server does not stop"
 

@@ -290,8 +290,9 @@ def test_a_wrong_log_level_names_those_there_are(monkeypatch: pytest.MonkeyPatch
 
 def test_signals_are_heard_before_any_heavy_module_is_loaded(tmp_path: Path) -> None:
     asks = (
-        "import sys, tickhouse.cli as cli\n"
-        "cli._stop_on_signals = lambda: sys.exit(40 + any(name in sys.modules for name in ('numba', 'polars', 'rich.live')))\n"
+        "import sys, tickhouse.cli as cli, tickhouse.cli.running as running\n"
+        "heavy = ('numba', 'polars', 'rich.live')\n"
+        "running.stop_on_signals = lambda: sys.exit(40 + any(name in sys.modules for name in heavy))\n"
         "sys.argv = ['tickhouse', sys.argv[1], 'x']\n"
         "sys.argv[2:] = [] if sys.argv[1] == 'run' else ['x']\n"
         "cli.main()\n"

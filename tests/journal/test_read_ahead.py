@@ -64,7 +64,7 @@ def test_no_more_than_the_depth_is_made_ahead():
     ahead = read_ahead(counted(), 2)
     next(ahead)
     for _ in range(4):  # one was taken, two wait, one is held by the thread
-        assert go.acquire(timeout=10)
+        assert go.acquire(timeout=120)
     assert not go.acquire(timeout=0.05)
     assert made == [0, 1, 2, 3]
     ahead.close()

@@ -126,7 +126,7 @@ def test_flush_wakes_a_waiting_reader(journal):
         waiting.start()
         appender.trades([trade(7)], 0)
         appender.flush()
-        waiting.join(10.0)
+        waiting.join(120)
     assert ids(found) == [7]
 
 

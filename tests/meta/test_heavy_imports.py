@@ -25,7 +25,7 @@ PLACES = {
     "talib": ("indicators", "indicator_specs", "quality"),
     "pyspark": ("engines/spark",),
     "typer": ("cli",),
-    "rich": ("cli", "screen"),
+    "rich": ("cli",),
     "zstandard": ("sources", "journal/frames"),
 }
 

@@ -65,7 +65,7 @@ def test_frames_follow_the_connected_event_as_bytes_with_their_receive_time():
     async def scenario():
         async with ExchangeServer() as exchange:
             got = []
-            async with asyncio.timeout(10), aclosing(transport(exchange).frames()) as frames:
+            async with asyncio.timeout(120), aclosing(transport(exchange).frames()) as frames:
                 async for item in frames:
                     got.append(item)
                     if len(got) == 4:
@@ -326,7 +326,7 @@ def test_a_slow_reader_loses_nothing_and_keeps_the_connection():
     async def scenario():
         async with ExchangeServer(every_s=0.002) as exchange:
             seen = Seen()
-            async with asyncio.timeout(10), aclosing(transport(exchange, pending_frames=8, quiet_s=0.2).frames()) as frames:
+            async with asyncio.timeout(120), aclosing(transport(exchange, pending_frames=8, quiet_s=0.2).frames()) as frames:
                 async for item in frames:
                     seen.take(item)
                     if len(seen.ids["BTC-USDT"]) == 1:
@@ -345,7 +345,7 @@ def test_the_source_streams_its_configured_symbols():
         async with ExchangeServer() as exchange:
             source = Binance(BinanceSettings(symbols=("eth/usdt",), ws_url=exchange.ws_url), SystemClock())
             trades = []
-            async with asyncio.timeout(10), aclosing(source.stream()) as frames:
+            async with asyncio.timeout(120), aclosing(source.stream()) as frames:
                 async for item in frames:
                     if isinstance(item, Frame):
                         trades += source.parse(item.payload, item.received_at).trades

@@ -79,7 +79,7 @@ class House:
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join(120)
         self.loop.close()
 
 
@@ -105,7 +105,7 @@ def _served(api: str, token: str | None = None) -> Iterator[str]:
         yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(120)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def _talk(relay: str, say: list[str], messages: int, origin: str | None = None) 
             for text in say:
                 await socket.send_str(text)
             while len(heard) < messages:
-                message = await socket.receive(timeout=20)
+                message = await socket.receive(timeout=120)
                 if message.type is not WSMsgType.TEXT:
                     return heard, socket.close_code, str(message.extra)
                 heard.append(message.data)
@@ -216,4 +216,4 @@ def test_a_house_that_is_down_is_said_in_words():
 
 def test_browser_that_leaves_ends_the_connection_to_the_house(relay: str, house: House):
     _talk(relay, [], 1)
-    assert house.left.wait(10)
+    assert house.left.wait(120)
