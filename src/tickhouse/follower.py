@@ -39,6 +39,8 @@ _log = structlog.get_logger(__name__)
 _RETRY_S = 1.0
 _LOOK_S = 1.0
 _KEPT = (*(name for name in CHANNELS.values() if name), "gold.gaps")
+_LEFT_OUT = ("bronze.trades",)
+"""What was received is read from the lake."""
 
 
 class Followed(NamedTuple):
@@ -128,41 +130,45 @@ class Follower:
             checkpoint = journal.checkpoint(0)
             start, state = checkpoint if checkpoint is not None else (Position(), None)
             history = LakeHistory(LakeTables(followed.lake), 0, _KEPT)
-            pipeline = Pipeline(0, followed.rules, history, state)
+            pipeline = Pipeline(0, followed.rules, history, state, leave_out=_LEFT_OUT)
             run = _Run(pipeline, history, self._hub, start, self._moved)
             engine = self._engine = EmbeddedEngine(journal, [pipeline], history, (), snapshot_every_s=None, listener=run.listen)
             same = followed.identity == self._last_identity
             self._last_identity, self.rules, self.counts = followed.identity, followed.rules, pipeline.counts
-            self._take_up(history, start)
+            self._take_up(pipeline, history, start)
             pipeline.open_bars()  # what compiles, compiles before the first trade waits for it
             self._position = start
             self._hub.begin(start.offset, history, _Look(engine, pipeline), is_same_house=same)
             self._status, self._detail = "following", ""
-            threading.Thread(target=self._watch, args=(engine, followed.identity), daemon=True).start()
+            threading.Thread(target=self._watch, args=(engine, history, followed.identity), daemon=True).start()
             if not self._stop.is_set():
                 engine.run([start])
         finally:
             self._engine = None
             journal.close()
 
-    def _take_up(self, history: LakeHistory, start: Position) -> None:
+    def _take_up(self, pipeline: Pipeline, history: LakeHistory, start: Position) -> None:
         """Tell the live figures what was open and connected where following begins."""
         before = Cause(0, start.offset, -(1 << 31))
         gaps, events = (
             records(history.rows(name, pc.scalar(True), before).sort_by([("offset", "ascending"), ("row", "ascending")]))
             for name in ("gold.gaps", "bronze.events")
         )
-        self._hub.figures.begin(gaps, events)
+        self._hub.figures.begin([pipeline.tally], gaps, events)
 
     def _moved(self, position: Position) -> None:
         self._position = position
 
-    def _watch(self, engine: EmbeddedEngine, identity: tuple[int, int]) -> None:
-        """Stop the engine when another journal lies where its was."""
+    def _watch(self, engine: EmbeddedEngine, history: LakeHistory, identity: tuple[int, int]) -> None:
+        """Take note of what was committed; stop the engine when another journal lies where its was."""
         while self._engine is engine and not self._stop.wait(_LOOK_S):
             if self._identity() != identity:
                 engine.stop()
                 return
+            try:
+                history.committed()
+            except TickhouseError as error:
+                _log.warning("commits_not_seen", error=str(error))
 
 
 async def follow_rows(follower_of: Callable[[Hub], Follower], wanted: Wanted) -> AsyncGenerator[Record, None]:

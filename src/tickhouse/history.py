@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +21,7 @@ from tickhouse.model import NO_TIME, Cause, Instrument
 from tickhouse.series import BarColumns, SeriesWanted
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.sinks.lake_files import DataFile, date_of
+from tickhouse.sinks.lake_tail import LakeTail
 from tickhouse.tables import TABLES, TIME
 
 __all__ = ["History", "LakeHistories", "LakeHistory"]
@@ -58,22 +60,28 @@ class History(Protocol):
         ...
 
 
-class _Piece(NamedTuple):
+class _Piece:
     """Rows on their way, with the bounds that say whether a question concerns them."""
 
-    rows: pa.Table
-    first: int
-    """Smallest `date_from` time, microseconds."""
-    last: int
-    offset: int
-    """That of the last row, the largest."""
+    def __init__(self, rows: pa.Table, time: str) -> None:
+        self.rows = rows
+        self.offset: int = rows.column("offset")[-1].as_py()
+        """That of the last row, the largest."""
+        self._time = time
+
+    @cached_property
+    def bounds(self) -> tuple[int, int]:
+        """The smallest and the largest time of the table's date, microseconds: found when first asked, few pieces ever are."""
+        times = pc.min_max(self.rows.column(self._time).cast(pa.int64()))
+        first, last = (NO_TIME if times[end].as_py() is None else times[end].as_py() for end in ("min", "max"))
+        return first, last
 
 
 class LakeHistory:
     """History over a lake.
 
     Args:
-        lake: Its tables; read at the version of the last `committed`.
+        lake: Its tables; read at a version not older than the last `committed`.
         partition: Whose past.
         more: Tables to keep beside those that a pipeline reads back, for those who ask `rows` for them.
     """
@@ -83,6 +91,7 @@ class LakeHistory:
         self._partition = partition
         self._lock = threading.Lock()
         self._pending: dict[str, list[_Piece]] = {name: [] for name in (*_READ_BACK, *more)}
+        self._tail = LakeTail(lake.path, tuple(self._pending), (partition,))
         self._gone: deque[_Piece] = deque()
         """Rows that the store has, let go a few at a time: thousands of small tables at once hold up whoever is live."""
 
@@ -92,23 +101,26 @@ class LakeHistory:
             rows = tables.get(name)
             if rows is None or not len(rows):
                 continue
-            times = pc.min_max(rows.column(TABLES[name].date_from).cast(pa.int64()))
-            first, last = (NO_TIME if times[end].as_py() is None else times[end].as_py() for end in ("min", "max"))
-            piece = _Piece(rows, first, last, rows.column("offset")[-1].as_py())
+            piece = _Piece(rows, TABLES[name].date_from)
             with self._lock:
                 self._pending[name].append(piece)
         with self._lock:
             for _ in range(min(_LET_GO, len(self._gone))):
                 self._gone.popleft()
 
-    def committed(self, newest: LakeTables | None = None) -> None:
-        """See what the lake has now, and drop the rows it has: it tells its position in one version with its rows.
+    def committed(self) -> None:
+        """Learn what the lake has now, and drop the rows it has; the tables are opened only when they are asked."""
+        if self._tail.look():
+            self.take_up(LakeTables(self._lake.path), self._tail)
+
+    def take_up(self, newest: LakeTables, tail: LakeTail) -> None:
+        """Drop the rows that the lake has.
 
         Args:
-            newest: The lake as of now, where that is known already.
+            newest: Its tables, opened after `tail` looked: they tell their position in one version with their rows.
+            tail: How far they are committed.
         """
-        newest = newest or LakeTables(self._lake.path)
-        reached = {name: newest.position(name, self._partition).offset for name in self._pending}
+        reached = {name: tail.position(name, self._partition).offset for name in self._pending}
         with self._lock:
             self._lake = newest
             for name, offset in reached.items():
@@ -175,12 +187,17 @@ class LakeHistory:
                 break
         return _by_series(pieces, wanted)
 
+    def _both(self, name: str) -> tuple[LakeTables, list[_Piece]]:
+        """Return the lake, and rows of a table that it does not have yet: together all of them, some perhaps in both."""
+        with self._lock:
+            return self._lake, list(self._pending[name])
+
     def _day_steps(self, earliest: int, latest: int) -> Iterator[list[int]]:
         """Yield the days with bars in [earliest, latest], newest first, in growing groups; each group rises."""
-        with self._lock:
-            days = {(file.day - _EPOCH).days for file in self._lake.data_files("gold.bars")}
-            for piece in self._pending["gold.bars"]:
-                days.update(range(piece.first // _DAY_US, piece.last // _DAY_US + 1))
+        lake, pending = self._both("gold.bars")
+        days = {(file.day - _EPOCH).days for file in lake.data_files("gold.bars")}
+        for first, last in (piece.bounds for piece in pending):
+            days.update(range(first // _DAY_US, last // _DAY_US + 1))
         left = sorted(day for day in days if earliest // _DAY_US <= day <= latest // _DAY_US)
         size = 2
         while left:
@@ -217,15 +234,14 @@ class LakeHistory:
         offset = pc.field("offset")
         earlier = (offset < before.offset) | ((offset == before.offset) & (pc.field("row") < before.row))
         asked = asked & earlier & (pc.field("partition") == self._partition)
-        with self._lock:
-            lake, pending = self._lake, list(self._pending[name])
-            stored = lake.position(name, self._partition).offset
-            files = [file for file in lake.data_files(name) if _concerns(file, TABLES[name].date_from, first, last, symbol)]
+        lake, pending = self._both(name)
+        stored = lake.position(name, self._partition).offset
+        files = [file for file in lake.data_files(name) if _concerns(file, TABLES[name].date_from, first, last, symbol)]
         found = lake.table(name, filters=asked, files=files, columns=columns)
         schema = found.schema
         parts = [found]
         for piece in pending:
-            if piece.first <= last and piece.last >= first and piece.offset >= stored:
+            if piece.offset >= stored and piece.bounds[0] <= last and piece.bounds[1] >= first:
                 rows = piece.rows.filter(asked & (offset >= stored))
                 parts.append(rows.select(schema.names).cast(schema))
         return pa.concat_tables(parts)
@@ -241,14 +257,16 @@ class LakeHistories:
 
     def __init__(self, path: Path, partitions: int) -> None:
         self._path = path
+        self._tail = LakeTail(path, _READ_BACK, range(partitions))
         self.of = [LakeHistory(LakeTables(path), partition) for partition in range(partitions)]
         """By partition."""
 
     def committed(self) -> None:
-        """See what the lake has now."""
-        newest = LakeTables(self._path)
-        for history in self.of:
-            history.committed(newest)  # the first one opens the tables, before other threads can ask
+        """Learn what the lake has now."""
+        if self._tail.look():
+            newest = LakeTables(self._path)
+            for history in self.of:
+                history.take_up(newest, self._tail)
 
 
 def _concerns(file: DataFile, time: str, first: int, last: int, symbol: str | None) -> bool:

@@ -46,7 +46,7 @@ from tickhouse.serving.rows import Record
 from tickhouse.settings import HouseRules, Settings
 from tickhouse.sinks.base import Sink
 from tickhouse.sinks.lake import Lake, LakeTables
-from tickhouse.sources.files import Opener
+from tickhouse.sources.files.opener import Opener
 from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES
 

@@ -6,7 +6,7 @@ gives the same rows for the same journal however it is cut into batches, killed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import msgspec
@@ -21,6 +21,7 @@ from tickhouse.indicators import Indicators
 from tickhouse.journal.codec import bounded
 from tickhouse.kernel.base import DUPLICATE, REASONS, Gaps, StepOutputs
 from tickhouse.kernel.step import Kernel
+from tickhouse.kernel.tally import Tally
 from tickhouse.model import I32, I64, Batch, Beats, Cause, Event, Feed, Feeds, Instrument, Position, Rejected, Trades
 from tickhouse.remake import merge_bars, remake
 from tickhouse.rules import Rules
@@ -74,6 +75,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
     kernel: bytes
     indicators: bytes
     counts: Counts
+    tally: bytes = b""
 
 
 class Pipeline:
@@ -84,17 +86,21 @@ class Pipeline:
         rules: In force in the house.
         history: How the pipeline reads its own past (rule R15).
         snapshot: A state that `snapshot` gave, to go on from; None = a new house.
+        leave_out: Tables that are not made, because nobody asks this pipeline for them.
 
     Raises:
         SchemaMismatchError: the snapshot is of another version, or of other rules.
     """
 
-    def __init__(self, partition: int, rules: Rules, history: History, snapshot: bytes | None = None) -> None:
+    def __init__(
+        self, partition: int, rules: Rules, history: History, snapshot: bytes | None = None, *, leave_out: Collection[str] = ()
+    ) -> None:
         self.partition = partition
         self.rules = rules
         self.feeds = Feeds()
         self.counts = Counts()
         self._history = history
+        self._leave_out = leave_out
         self._catching_up = True
         taken = self._unpack(snapshot) if snapshot is not None else None
         if taken is not None:
@@ -106,6 +112,8 @@ class Pipeline:
         self._kernel = Kernel(rules, self.feeds)
         self._indicators = Indicators(rules, history, partition=partition, fresh=taken is None)
         self._names = rows.FeedColumns(self.feeds)
+        self.tally = Tally(self.feeds, b"" if taken is None else taken.tally)
+        """The figures of each instrument since the house began."""
         self._threshold = float(rules.detector.rstrip(")").rpartition(",")[2])
         if taken is not None:
             self._kernel.restore(taken.kernel)
@@ -131,6 +139,7 @@ class Pipeline:
                 kernel=self._kernel.snapshot(),
                 indicators=self._indicators.snapshot(),
                 counts=self.counts,
+                tally=self.tally.pack(),
             )
         )
 
@@ -183,7 +192,8 @@ class Pipeline:
         step = self._kernel.feed(trades, beats)
         partition, names = self.partition, self._names
         silver = rows.silver_trades(partition, trades, step, names)
-        pieces.append(("bronze.trades", rows.bronze_trades(partition, trades, step, names)))
+        if "bronze.trades" not in self._leave_out:
+            pieces.append(("bronze.trades", rows.bronze_trades(partition, trades, step, names)))
         pieces.append(("silver.trades", silver))
         if step.anomaly.any():
             pieces.append(("gold.anomalies", rows.anomalies(partition, trades, step, names, self.rules, self._threshold)))
@@ -257,6 +267,7 @@ class Pipeline:
         self.counts.duplicate += int(verdicts[1])
         self.counts.late += int(np.count_nonzero(step.late))
         self.counts.anomalies += int(np.count_nonzero(step.anomaly))
+        self.tally.take(trades, step, self._names.instrument(trades.feed))
         if len(verdicts) == DUPLICATE + 1:
             return
         for i in np.flatnonzero(step.verdict > DUPLICATE):

@@ -52,7 +52,7 @@ def test_the_processes_of_a_run_count_together(tmp_path: Path) -> None:
             with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
                 return values(answer.read().decode())
 
-        wanted = {f"{name}_count" for name in TIMERS}
+        wanted = {f"{name}_count" for name in TIMERS} | {"tickhouse_journal_lag_seconds"}
         found = eventually(lambda: wanted <= (got := scrape()).keys() and got, 120)
     finally:
         process.terminate()

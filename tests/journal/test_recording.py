@@ -16,7 +16,7 @@ from tickhouse.lines import FileOptions
 from tickhouse.model import MAX_MESSAGE_ROWS, NO_TIME, Feed, Feeds, Position, Trade
 from tickhouse.rules import Rules
 from tickhouse.sources.base import Parsed
-from tickhouse.sources.files import Opener
+from tickhouse.sources.files.opener import Opener
 
 T0 = 1_767_225_600_000_000
 SECOND = 1_000_000

@@ -11,17 +11,17 @@ import tickhouse
 
 SOURCE = Path(tickhouse.__file__).parent
 PLACES = {
-    "aiohttp": ("sources", "serving/dashboard/relay"),
+    "aiohttp": ("sources", "dashboard/relay"),
     "confluent_kafka": ("journal/kafka",),
     "deltalake": ("sinks",),
     "fastavro": ("journal/kafka/avro",),
     "fastapi": ("api",),
     "prometheus_client": ("telemetry",),
-    "starlette": ("api", "serving/dashboard"),
+    "starlette": ("api", "dashboard"),
     "uvicorn": ("api",),
     "duckdb": ("history", "serving"),
-    "numba": ("kernel", "scanning", "journal/kafka/scan", "sources/scanner", "journal/heartbeats", "upkeep"),
-    "streamlit": ("serving/dashboard",),
+    "numba": ("kernel", "scanning", "journal/kafka/scan", "sources/files/scanner", "journal/heartbeats", "upkeep"),
+    "streamlit": ("dashboard",),
     "talib": ("indicators", "indicator_specs", "quality"),
     "pyspark": ("engines/spark",),
     "typer": ("cli",),

@@ -16,7 +16,7 @@ from tickhouse.journal.recording import Recording
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.model import NO_TIME, Batch, Feeds, Trade
 from tickhouse.rules import Rules
-from tickhouse.sources.files import Opener
+from tickhouse.sources.files.opener import Opener
 
 QUARTER = SECOND // 4
 

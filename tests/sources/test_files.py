@@ -20,7 +20,7 @@ from tickhouse.errors import ConfigError
 from tickhouse.lines import FileOptions
 from tickhouse.model import MAX_PAYLOAD_BYTES, NO_TIME, Feed, Rejected, Trade
 from tickhouse.sources.base import IGNORED, Parsed
-from tickhouse.sources.files import Opener
+from tickhouse.sources.files.opener import Opener
 
 T0 = 1_767_225_600_000_000
 ROWS = [

@@ -11,10 +11,10 @@ import pytest
 from tickhouse.columns import concat_trades
 from tickhouse.lines import FileOptions
 from tickhouse.model import Feeds, Trades
-from tickhouse.sources.file_columns import find_columns
-from tickhouse.sources.file_flat import FlatBlockBuilder, json_record, numbered_lines
-from tickhouse.sources.file_rows import FlatRows
-from tickhouse.sources.scanner import LineScanner
+from tickhouse.sources.files.columns import find_columns
+from tickhouse.sources.files.flat import FlatBlockBuilder, json_record, numbered_lines
+from tickhouse.sources.files.rows import FlatRows
+from tickhouse.sources.files.scanner import LineScanner
 
 T0 = 1_767_225_600_000
 NAMES = ["s", "p", "v", "t", "id", "r", "m", "c", "x"]

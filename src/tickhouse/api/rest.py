@@ -236,7 +236,7 @@ def symbols(request: Request, here: Here) -> Response:
 
 @router.get("/feeds", response_model=Rows, responses=documented(), tags=["House"])
 def feeds(request: Request, here: Here) -> Response:
-    """What each feed does now: rates, lag, late, duplicate and refused trades since this server began to look."""
+    """What each feed does: rate and lag now, the change since the UTC day began, and counts since the house began."""
     here.rules()
     rows = here.hub.feed_records(Wanted("feeds"))
     return answer(request, pl.DataFrame(rows, schema=_FEEDS))

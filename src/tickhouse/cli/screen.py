@@ -32,14 +32,13 @@ def live_view(board: Board, counts: Counts, started: float) -> Group:
         table.add_column(name, style=style, no_wrap=True)
     for name in ("last", "change", "trades", "trades/s", "lag", "late", "duplicate", "rejected"):
         table.add_column(name, justify="right", no_wrap=True)
-    now = time.monotonic()
     lines = board.lines()
     for line in lines[:_MAX_SYMBOLS]:
         change = Text(f"{line.change_pct:+.2f}%", "green" if line.change_pct >= 0 else "red")
         lag = "-" if line.lag_us is None else f"{line.lag_us / 1000:,.0f} ms"
         table.add_row(
             Text(_plain(line.symbol)), Text(_plain(line.venue)), f"{line.last:,.8g}", change,
-            f"{line.trades:,}", f"{line.rate(now):,.1f}", lag, f"{line.late:,}", f"{line.duplicate:,}",
+            f"{line.trades:,}", f"{line.rate:,.1f}", lag, f"{line.late:,}", f"{line.duplicate:,}",
             f"{line.rejected:,}",
         )  # fmt: skip
     more = f"  and {len(lines) - _MAX_SYMBOLS:,} more symbols" if len(lines) > _MAX_SYMBOLS else ""

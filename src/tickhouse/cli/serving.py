@@ -50,7 +50,7 @@ def dashboard(
         api = api or _reached_at(settings.serve.host, settings.serve.port)
         threading.Thread(target=_end_when, args=(stop,), daemon=True).start()
 
-    from tickhouse.serving.dashboard.server import serve
+    from tickhouse.dashboard.server import serve
 
     serve(api or "http://127.0.0.1:8000", host, port, token, lambda line: print(line, flush=True))
 

@@ -80,6 +80,7 @@ class EmbeddedEngine:
         pace_s: float = 0.0,
     ) -> None:
         self._pace_s = pace_s
+        self._has_sinks = bool(sinks)
         self._journal = journal
         self._pipelines = pipelines
         self._listener = listener
@@ -158,7 +159,8 @@ class EmbeddedEngine:
         if self._listener is not None:
             with self._listening:
                 self._listener(batch, outputs)
-        self._writer.put(outputs)
+        if self._has_sinks:
+            self._writer.put(outputs)
         return outputs.position
 
 

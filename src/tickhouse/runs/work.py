@@ -111,6 +111,7 @@ class WorkRun:
             stack.callback(journal.close)
             self._work = work = self._house.work(journal, journal.rules(), self._settings, self._see, pace_s=_PACE_S)
             stack.callback(work.close)
+            self.board.begin([pipeline.tally for pipeline in work.pipelines])
             self._threads = [
                 threading.Thread(target=self._guarded, args=(part,), name=f"tickhouse-{name}", daemon=True)
                 for name, part in (("engine", self._engine), ("upkeep", self._upkeep))
@@ -131,7 +132,7 @@ class WorkRun:
             raise self._error
 
     def _see(self, batch: Batch, outputs: Outputs) -> None:
-        self.board.update(batch, outputs)
+        self.board.mark(outputs.position.clock)
         self._clock_watch.update(outputs)
         self._meter.count(self.counts, batch)
 

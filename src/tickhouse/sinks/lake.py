@@ -221,7 +221,7 @@ def _as_date(day: date | str | None) -> date | None:
 
 
 class LakeTables:
-    """Reads a lake; every table stays at the version first seen until `refresh`, so that several reads agree.
+    """Reads a lake, from any thread; every table stays at the version first seen until `refresh`, so that several reads agree.
 
     Args:
         path: The lake's folder; it need not exist yet.
@@ -229,14 +229,16 @@ class LakeTables:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._opening = threading.RLock()
         self._handles: dict[str, DeltaTable | None] = {}
         self._files: dict[str, list[DataFile]] = {}
 
     def refresh(self, *names: str) -> None:
         """See the newest version of the tables named; of all where none is."""
-        for name in names or tuple(TABLES):
-            self._handles.pop(name, None)
-            self._files.pop(name, None)
+        with self._opening:
+            for name in names or tuple(TABLES):
+                self._handles.pop(name, None)
+                self._files.pop(name, None)
 
     def version(self, name: str) -> int:
         """Return the version of a table that is read; -1 where nothing was ever committed."""
@@ -249,9 +251,10 @@ class LakeTables:
 
     def data_files(self, name: str) -> list[DataFile]:
         """Return the files of a table with what the log says of each; paths are relative to the table's folder."""
-        if name not in self._files:
-            self._files[name] = listed_files(self._handle(name))
-        return self._files[name]
+        with self._opening:
+            if name not in self._files:
+                self._files[name] = listed_files(self._handle(name))
+            return self._files[name]
 
     def files(self, name: str) -> list[str]:
         """Return the full paths of a table's files."""
@@ -317,9 +320,10 @@ class LakeTables:
             raise LogCorruptError(f"a file of {name} is missing or damaged ({error}); {_RESTORE}") from error
 
     def _handle(self, name: str) -> DeltaTable | None:
-        if name not in self._handles:
-            self._handles[name] = open_table(self.path, _known(name))
-        return self._handles[name]
+        with self._opening:
+            if name not in self._handles:
+                self._handles[name] = open_table(self.path, _known(name))
+            return self._handles[name]
 
 
 def _known(name: str) -> Table:

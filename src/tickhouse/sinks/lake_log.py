@@ -23,7 +23,16 @@ from tickhouse.model import Position
 from tickhouse.sinks.lake_files import DataFile, stamp
 from tickhouse.tables import Table
 
-__all__ = ["TableLog", "disk_error", "lake_schema", "listed_files", "open_table", "stored_position", "table_path"]
+__all__ = [
+    "TableLog",
+    "disk_error",
+    "lake_schema",
+    "listed_files",
+    "named_position",
+    "open_table",
+    "stored_position",
+    "table_path",
+]
 
 CHECKPOINT_EVERY = 20
 """Commits between checkpoints: each commit since the last one makes the next a third of a millisecond slower."""
@@ -82,6 +91,12 @@ def stored_position(handle: DeltaTable | None, partition: int) -> Position:
         return Position()
     offset, clock = (handle.transaction_version(name) for name in _application_ids(partition))
     return Position() if offset is None or clock is None else Position(offset, clock)
+
+
+def named_position(application_id: str) -> tuple[int, str] | None:
+    """Return the partition and the field of `Position` that a transaction of the log is about; None for one not of ours."""
+    ours, partition, which = (*application_id.split(":"), "", "")[:3]
+    return (int(partition), which) if ours == "tickhouse" and partition.isdigit() and which in Position._fields else None
 
 
 def disk_error(error: BaseException, what: str, path: Path) -> FatalError:

@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from tickhouse.serving.dashboard import client, components, controls
-from tickhouse.serving.dashboard.controls import Instrument
+from tickhouse.dashboard import client, components, controls
+from tickhouse.dashboard.controls import Instrument
 
 __all__ = ["page"]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tickhouse.dashboard import waiting
+from tickhouse.dashboard.assets import WEB
+from tickhouse.dashboard.views import chart, feeds, history, markets, sql
 from tickhouse.errors import ConfigError, NotConnectedError
-from tickhouse.serving.dashboard import waiting
-from tickhouse.serving.dashboard.assets import WEB
-from tickhouse.serving.dashboard.views import chart, feeds, history, markets, sql
 
 __all__ = ["main"]
 

@@ -8,9 +8,9 @@ from functools import partial
 import pyarrow as pa
 import streamlit as st
 
+from tickhouse.dashboard import client, controls
+from tickhouse.dashboard.client import ARROW, CSV, PARQUET, Client
 from tickhouse.errors import ConfigError
-from tickhouse.serving.dashboard import client, controls
-from tickhouse.serving.dashboard.client import ARROW, CSV, PARQUET, Client
 from tickhouse.tables import CAUSE, TABLES
 
 __all__ = ["page"]

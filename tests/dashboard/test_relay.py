@@ -16,7 +16,7 @@ from aiohttp import ClientSession, WSMsgType, web
 from starlette.applications import Starlette
 from yarl import URL
 
-from tickhouse.serving.dashboard.relay import Relay
+from tickhouse.dashboard.relay import Relay
 
 ROWS = b'{"rows":[{"symbol":"BTC-USD","close":1.5}],"next":null}'
 

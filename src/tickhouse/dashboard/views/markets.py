@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tickhouse.serving.dashboard import components, controls
+from tickhouse.dashboard import components, controls
 
 __all__ = ["page"]
 

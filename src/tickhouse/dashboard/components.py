@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from tickhouse.serving.dashboard.assets import WEB
+from tickhouse.dashboard.assets import WEB
 
 __all__ = ["chart", "feeds", "markets"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tickhouse.serving.dashboard import components, controls
+from tickhouse.dashboard import components, controls
 
 __all__ = ["page"]
 

@@ -18,7 +18,7 @@ from tickhouse.columns import TradesBuilder, concat_trades, take_trades
 from tickhouse.errors import DataError, MalformedError
 from tickhouse.lines import EARLIEST_US, LATEST_US, LineBlock, is_reliable_time
 from tickhouse.model import I64, NO_TIME, Rejected, Trades
-from tickhouse.sources.file_rows import FLAT_SOURCE, FlatRows
+from tickhouse.sources.files.rows import FLAT_SOURCE, FlatRows
 from tickhouse.sources.rejection import reject
 
 __all__ = ["FlatBlockBuilder", "Line", "csv_record", "json_record", "numbered_lines", "rejected_line"]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from tickhouse.serving.dashboard import client, waiting
+from tickhouse.dashboard import client, waiting
 
 __all__ = ["Instrument", "house", "instrument", "interval"]
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from tickhouse.errors import DataError
 from tickhouse.lines import FileOptions
 from tickhouse.model import NO_TIME, Feed, Feeds, Trade
-from tickhouse.sources.file_columns import Columns
-from tickhouse.sources.file_values import read_conditions, read_id, read_number, read_side, read_time
+from tickhouse.sources.files.columns import Columns
+from tickhouse.sources.files.values import read_conditions, read_id, read_number, read_side, read_time
 from tickhouse.symbols import CONTIGUOUS_VENUES, normalise
 
 __all__ = ["FLAT_SOURCE", "FlatRows", "Row"]

@@ -13,7 +13,7 @@ import msgspec
 
 from tickhouse.errors import ConfigError
 from tickhouse.lines import FileOptions, TsUnit
-from tickhouse.sources.file_values import guess_unit
+from tickhouse.sources.files.values import guess_unit
 
 __all__ = ["KNOWN_NAMES", "Columns", "find_columns", "find_units"]
 

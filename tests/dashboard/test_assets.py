@@ -8,7 +8,7 @@ import re
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from tickhouse.serving.dashboard import assets, theme
+from tickhouse.dashboard import assets, theme
 
 
 def test_charting_library_is_the_file_its_makers_published():

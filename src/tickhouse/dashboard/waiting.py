@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from tickhouse.dashboard import client
 from tickhouse.errors import ConfigError, TransientError
-from tickhouse.serving.dashboard import client
 
 __all__ = ["for_an_answer", "for_trades"]
 

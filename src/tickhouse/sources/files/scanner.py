@@ -19,10 +19,10 @@ from tickhouse.errors import DataError
 from tickhouse.lines import FileOptions
 from tickhouse.model import I64, NO_TIME, Trades
 from tickhouse.scanning import HASH_PRIME, byte, decimal, digits, text_code
-from tickhouse.sources.file_columns import Columns
-from tickhouse.sources.file_flat import Line, json_record
-from tickhouse.sources.file_rows import FlatRows
-from tickhouse.sources.file_values import read_side
+from tickhouse.sources.files.columns import Columns
+from tickhouse.sources.files.flat import Line, json_record
+from tickhouse.sources.files.rows import FlatRows
+from tickhouse.sources.files.values import read_side
 
 __all__ = ["LineScanner", "Scanned"]
 

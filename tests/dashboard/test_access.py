@@ -10,9 +10,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tickhouse.dashboard.access import SignIn, ThisMachine, is_loopback
+from tickhouse.dashboard.server import serve
 from tickhouse.errors import ConfigError
-from tickhouse.serving.dashboard.access import SignIn, ThisMachine, is_loopback
-from tickhouse.serving.dashboard.server import serve
 
 TOKEN = "th_example-token"
 

@@ -25,7 +25,7 @@ from tickhouse.errors import ConfigError, DataError, MalformedError
 from tickhouse.lines import EARLIEST_US, LATEST_US, LineBlock
 from tickhouse.model import HEARTBEAT_US, NO_TIME, Event, Feeds, Rejected, Trade
 from tickhouse.sources.base import Source
-from tickhouse.sources.file_flat import Line, json_record, rejected_line
+from tickhouse.sources.files.flat import Line, json_record, rejected_line
 
 __all__ = ["CONTROL_PREFIX", "FrameReader", "is_heartbeat", "split_frame"]
 

@@ -20,13 +20,13 @@ from tickhouse.errors import ConfigError, DataError
 from tickhouse.lines import FileFormat, FileOptions, LineBlock
 from tickhouse.model import I64, MAX_MESSAGE_ROWS, Feeds
 from tickhouse.sources.base import Source
-from tickhouse.sources.file_columns import Columns, find_columns, find_units
-from tickhouse.sources.file_flat import FlatBlockBuilder, Line, csv_record, json_record, numbered_lines, rejected_line
-from tickhouse.sources.file_frames import CONTROL_PREFIX, FrameReader, is_heartbeat, split_frame
-from tickhouse.sources.file_parquet import ParquetRows
-from tickhouse.sources.file_rows import FlatRows
-from tickhouse.sources.file_text import TextFile
-from tickhouse.sources.scanner import LineScanner
+from tickhouse.sources.files.columns import Columns, find_columns, find_units
+from tickhouse.sources.files.flat import FlatBlockBuilder, Line, csv_record, json_record, numbered_lines, rejected_line
+from tickhouse.sources.files.frames import CONTROL_PREFIX, FrameReader, is_heartbeat, split_frame
+from tickhouse.sources.files.parquet import ParquetRows
+from tickhouse.sources.files.rows import FlatRows
+from tickhouse.sources.files.scanner import LineScanner
+from tickhouse.sources.files.text import TextFile
 
 __all__ = ["Opener", "RecordedFile"]
 

@@ -42,10 +42,10 @@ def serve(api: str, host: str, port: int, token: str | None = None, say: Callabl
     import streamlit as st
     from starlette.middleware import Middleware
 
-    from tickhouse.serving.dashboard import app as _script  # loaded now, so that the first reader does not wait for it
-    from tickhouse.serving.dashboard import assets, theme
-    from tickhouse.serving.dashboard.access import SignIn, ThisMachine, is_loopback
-    from tickhouse.serving.dashboard.relay import Relay
+    from tickhouse.dashboard import app as _script  # loaded now, so that the first reader does not wait for it
+    from tickhouse.dashboard import assets, theme
+    from tickhouse.dashboard.access import SignIn, ThisMachine, is_loopback
+    from tickhouse.dashboard.relay import Relay
 
     relay = Relay(api, token)
     if is_loopback(host):

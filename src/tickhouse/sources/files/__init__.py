@@ -1,0 +1,1 @@
+"""Recorded files: what they hold is found out, and read into blocks of lines; see `opener`."""
