@@ -43,7 +43,7 @@ from tickhouse.serving.hub import Hub
 from tickhouse.serving.queries import Queries
 from tickhouse.serving.ring import Wanted
 from tickhouse.serving.rows import Record
-from tickhouse.settings import HouseRules, Settings
+from tickhouse.settings import HouseRules, KafkaSettings, Settings, find_file, load
 from tickhouse.sinks.base import Sink
 from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.files.opener import Opener
@@ -93,10 +93,12 @@ class House:
 
     Args:
         path: Its folder.
+        kafka: Where its topic is followed, if it has one; None = as `tickhouse.toml` and the environment say.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kafka: KafkaSettings | None = None) -> None:
         self.path = path
+        self._kafka = kafka
         self.lake_path = path / "lake"
         self.journal_path = path / "journal.db"
         self.queries = Queries(self.lake_path)
@@ -329,10 +331,11 @@ class House:
         histories = LakeHistories(self.lake_path, journal.partitions)
         pipelines, starts = [], []
         for partition, history in enumerate(histories.of):
-            start, state = journal.checkpoint(partition) or (Position(), None)
-            if min(lake.positions(partition).values()).offset < start.offset:
+            stored = journal.checkpoint(partition)
+            if stored is not None and min(lake.positions(partition).values()).offset < stored[0].offset:
                 # A table lost what it had: it is filled again from the journal's beginning on, the others skip what they have.
-                start, state = Position(), None
+                stored = None
+            start, state = stored or (journal.beginning(partition), None)
             pipelines.append(Pipeline(partition, rules, history, state))
             starts.append(start)
         sinks: list[Sink] = [lake]
@@ -404,8 +407,14 @@ class House:
             return None
         journal: Journal
         if kind == "kafka":
-            raise ConfigError(f"{self.path} is worked off from a topic: its tables can be read, it cannot be followed live yet")
-        if kind == "sqlite":
+            from tickhouse.journal.kafka.journal import KafkaJournal
+
+            if self._kafka is None:
+                self._kafka = load(find_file(None))[0].kafka
+            never_wait = threading.Event()
+            never_wait.set()
+            journal = KafkaJournal.follow(self.journal_path, self._kafka, never_wait)
+        elif kind == "sqlite":
             journal = SqliteJournal.open(self.journal_path, read_only=True)
         else:
             sources = [build(SOURCES, name, {}) for name in names(SOURCES)]

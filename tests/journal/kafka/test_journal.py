@@ -246,7 +246,8 @@ def test_messages_lost_to_retention_stop_the_reader_with_the_loss(broker: Broker
         with pytest.raises(LogCorruptError, match="10 messages of partition 0"):
             journal.reader(0, 0, Feeds())
     with closing(KafkaJournal.create_or_open(tmp_path / "new", settings, None)) as journal:
-        batches = drained(journal.reader(0, 0, Feeds()))
+        assert journal.beginning(0) == Position(10)
+        batches = drained(journal.reader(0, 10, Feeds()))
         assert batches[0].trades.offset.min() >= 10
         assert not batches[0].beats.row.any()
 
