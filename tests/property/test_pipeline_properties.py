@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.property.markets import FEEDS, assert_read, assert_same, last_clock, market, rules_of, values_of
+from tests.property.markets import FEEDS, QUARTER, assert_read, assert_same, last_clock, market, rules_of, values_of
 from tests.scripted import SECOND, Script, run
 from tickhouse.model import Trade
 from tickhouse.quality.reading import DERIVED
@@ -56,6 +56,10 @@ def read_plainly(seed: int) -> None:
     script, rules = market(seed, wide=seed % 31 == 0), rules_of(seed)
     tables = result(script, rules, cuts=range(0, len(script.records), 17))
     assert_read(tables, rules, last_clock(script))
+    clocks = [int(record) for kind, record in script.records if kind == "beat"]
+    dice = random.Random(seed)
+    for since in dice.choices(clocks, k=3):
+        assert_read(tables, rules, last_clock(script), since + dice.choice((0, 1, QUARTER)))
 
 
 def redelivered(seed: int) -> None:
