@@ -317,15 +317,19 @@ class House:
         sources = (build(SOURCES, name, {}) for name in names(SOURCES))
         return Recording.create_or_open(self.path / "replayed" if beside else self.path, rules, Opener(sources))
 
-    def lake(self) -> Lake:
-        """Return the lake as a sink; hold the house for writing first."""
-        return Lake(self.lake_path)
+    def lake(self, *, durable: bool = False) -> Lake:
+        """Return the lake as a sink; hold the house for writing first.
+
+        Args:
+            durable: Its commits survive a power cut, as `journal.sync = "full"` says.
+        """
+        return Lake(self.lake_path, durable=durable)
 
     def work(
         self, journal: Journal, rules: Rules, settings: Settings, listener: Listener | None = None, *, pace_s: float = 0.0
     ) -> Work:
         """Return the engine over a journal of this house, where the last run left off; see `EmbeddedEngine`."""
-        lake = self.lake()
+        lake = self.lake(durable=settings.journal.sync == "full")
         histories = LakeHistories(self.lake_path, journal.partitions)
         pipelines, starts = [], []
         for partition, history in enumerate(histories.of):
