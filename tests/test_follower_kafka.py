@@ -24,7 +24,7 @@ from tests.services.kafka import Broker
 from tickhouse.model import Feed, Trade
 from tickhouse.settings import Engine, HouseRules, JournalSettings, KafkaSettings, ServeSettings, Settings
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 SERVE = ServeSettings(port=0)
 FEEDS = [Feed("s", "BINANCE", f"S{i:02d}-USDT", "trade", "contiguous", f"S{i:02d}USDT") for i in range(12)]

@@ -22,7 +22,7 @@ PLACES = {
     "duckdb": ("history", "serving"),
     "numba": ("kernel", "scanning", "journal/kafka/scan", "sources/files/scanner", "journal/heartbeats", "upkeep"),
     "streamlit": ("dashboard",),
-    "talib": ("indicators", "indicator_specs", "quality"),
+    "talib": ("__main__", "indicators", "indicator_specs", "quality"),
     "pyspark": ("engines/spark",),
     "typer": ("cli",),
     "rich": ("cli",),

@@ -93,7 +93,7 @@ class SparkRun:
             journal = self._house.live(self._settings, self._give_up)
             stack.callback(journal.close)
             assert isinstance(journal, KafkaJournal)
-            self._lake = lake = self._house.lake()
+            self._lake = lake = self._house.lake(durable=self._settings.journal.sync == "full")
             stack.callback(lake.close)
             folder = self._house.path.absolute() / "spark"
             if self._from_beginning:

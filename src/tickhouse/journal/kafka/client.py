@@ -124,11 +124,14 @@ class Patience:
         self._give_up = give_up or threading.Event()
         self._has_reached = False
         self._refused: KafkaError | None = None
+        self._reason = ""
 
     def heard(self, error: KafkaError) -> None:
         """Take the library's notice of an error: why a connection fails is told here; a call only finds nobody."""
         if error.code() in _REFUSED:
             self._refused = error
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._reason = error.str()
 
     def call(self, what: str, work: Callable[[float], _T]) -> _T:
         """Return what `work`, given a timeout in seconds, returns.
@@ -152,7 +155,13 @@ class Patience:
                     raise error from failed
                 if since is None and not is_starting:
                     since = time.monotonic()
-                    _log.warning("kafka_unreachable", servers=self._servers, doing=what, hint="waiting for it; Ctrl-C gives up")
+                    _log.warning(
+                        "kafka_unreachable",
+                        servers=self._servers,
+                        doing=what,
+                        reason=self._reason or failed.args[0].str(),
+                        hint="waiting for it; Ctrl-C gives up",
+                    )
                 self._give_up.wait(_PAUSE_S)
                 continue
             self._has_reached = True
