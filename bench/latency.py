@@ -48,7 +48,7 @@ class _Watch(Hub):
         self.seen = 0
         self.measures = False
 
-    def publish(self, batch: Batch, outputs: Outputs, instruments: I32, begin: int) -> None:
+    def publish(self, batch: Batch, outputs: Outputs, instruments: I32) -> None:
         now = time.time_ns() // 1000
         self.seen += len(batch.trades)
         if len(batch.trades) and self.measures:

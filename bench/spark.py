@@ -89,7 +89,7 @@ def engine(file: Path, folder: Path, servers: Servers, form: str, partitions: in
 
 
 def _share(config: Path, batches: int) -> int:
-    from tickhouse.journal.kafka_topic import KafkaTopic
+    from tickhouse.journal.kafka.topic import KafkaTopic
 
     topic = KafkaTopic.open(load(config)[0].kafka)
     whole = sum(topic.ends(partition).high for partition in range(topic.partitions))

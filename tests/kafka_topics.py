@@ -7,14 +7,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tests.services.kafka import Broker
 from tickhouse.journal.base import Reader
 from tickhouse.model import Batch, Feed, Trade
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["T0", "drained", "feed", "fresh", "plain_messages", "produce", "trade"]
+__all__ = ["T0", "drained", "feed", "fresh", "group_offsets", "plain_messages", "produce", "trade"]
 
 T0 = 1_768_478_400_000_000
 """2026-01-15 12:00 UTC."""
@@ -61,6 +62,17 @@ def plain_messages(settings: KafkaSettings, partition: int) -> list[Message]:
         return found
     finally:
         consumer.close()
+
+
+def group_offsets(settings: KafkaSettings) -> dict[str, list[tuple[int, int]]]:
+    """Return what every consumer group has committed of a topic: (partition, offset)."""
+    admin = AdminClient({"bootstrap.servers": settings.servers, "log_level": 0})
+    found = {}
+    for group in admin.list_consumer_groups().result(60).valid:
+        asked = ConsumerGroupTopicPartitions(group.group_id)
+        told = admin.list_consumer_group_offsets([asked])[group.group_id].result(60).topic_partitions
+        found[group.group_id] = sorted((one.partition, one.offset) for one in told if one.topic == settings.topic)
+    return {group: offsets for group, offsets in found.items() if offsets}
 
 
 def drained(reader: Reader) -> list[Batch]:

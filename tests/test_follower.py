@@ -98,7 +98,7 @@ def test_another_house_in_its_place_is_followed_from_its_beginning(tmp_path: Pat
     with LiveHouse(path) as house:
         fill(house)
     with Served(path, SERVE) as server:
-        eventually(lambda: server.app.state.context.hub.position > 100)
+        eventually(lambda: server.app.state.context.hub.position[0] > 100)
         generation = server.app.state.context.hub.generation
         shutil.rmtree(path)
         eventually(lambda: server.get("/v1/health").json["status"] == "waiting")

@@ -73,7 +73,7 @@ def test_what_was_received_survives_the_parents_death(tmp_path: Path) -> None:
         parent.wait()
     until(lambda: not _lives(child))
     done = subprocess.run(
-        [sys.executable, "-m", "tickhouse", "work", "--house", str(tmp_path), "--duration", "1s", "--json"],
+        [sys.executable, "-m", "tickhouse", "work", "--house", str(tmp_path), "--duration", "1s", "--no-serve", "--json"],
         capture_output=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)["accepted"] > 0

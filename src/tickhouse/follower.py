@@ -1,6 +1,6 @@
-"""Follows a house that some process writes: a pipeline of its own over the house's journal, read-only, with no sinks.
+"""Follows a house that some process writes: pipelines of its own over the house's journal, read-only, with no sinks.
 
-`serve` and `House.stream` run one. It starts from the newest stored snapshot, reads on as the journal grows, and hands what it
+`serve` and `House.stream` run one. It starts from the newest stored snapshots, reads on as the journal grows, and hands what it
 makes to a hub. Whatever happens to the house meanwhile (not there yet, its writer stopped, its journal pruned, another house in
 its place), it says so in its state and tries again; it never writes.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +20,9 @@ import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine
 from tickhouse.errors import TickhouseError
-from tickhouse.history import LakeHistory
+from tickhouse.history import LakeHistories
 from tickhouse.journal.base import Journal
-from tickhouse.model import I32, NO_TIME, Batch, Cause, Position
+from tickhouse.model import I32, NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.rules import Rules
 from tickhouse.serving.hub import Hub
@@ -30,7 +30,7 @@ from tickhouse.serving.pump import Pump
 from tickhouse.serving.ring import CHANNELS, Wanted
 from tickhouse.serving.rows import Record, records
 from tickhouse.sinks.base import Outputs
-from tickhouse.sinks.lake import LakeTables
+from tickhouse.tables import CAUSE
 
 __all__ = ["Followed", "Follower", "State", "follow_rows"]
 
@@ -62,17 +62,25 @@ class State(NamedTuple):
     """`waiting` (there is no house yet), `following`, `failed` (and trying again)."""
     detail: str
     """For people."""
-    position: int
-    """The journal offset reached."""
-    clock: int | None
-    """The last heartbeat there."""
+    positions: tuple[Position, ...]
+    """How far it has come, by partition; empty where nothing was followed yet."""
+
+    @property
+    def position(self) -> int:
+        """The journal offsets reached, together: it rises with every message."""
+        return sum(position.offset for position in self.positions)
+
+    @property
+    def clock(self) -> int | None:
+        """The last heartbeat that every partition has come to, of those that have any."""
+        return min((position.clock for position in self.positions if position.clock != NO_TIME), default=None)
 
 
 class Follower:
     """Runs in a thread of its own: `start`, then `stop`.
 
     Args:
-        opened: Opens the house; None where there is none yet.
+        opened: Opens the house, without waiting for anything; None where there is none yet.
         identity: Tells which journal is there now, None = none.
         hub: Where everything goes.
     """
@@ -86,16 +94,20 @@ class Follower:
         self._engine: EmbeddedEngine | None = None
         self._last_identity: tuple[int, int] | None = None
         self._status, self._detail = "waiting", "starting"
-        self._position = Position()
+        self._positions: list[Position] = []
+        self._pipelines: Sequence[Pipeline] = ()
         self.rules: Rules | None = None
-        self.counts = Counts()
-        """The balance since the house began, as of the position reached."""
 
     @property
     def state(self) -> State:
         """What it is doing."""
-        clock = self._position.clock
-        return State(self._status, self._detail, self._position.offset, None if clock == NO_TIME else clock)
+        positions = tuple(self._positions)
+        return State(self._status, self._detail, positions)
+
+    @property
+    def counts(self) -> Counts:
+        """The balance since the house began, as of the positions reached."""
+        return Counts.total(pipeline.counts for pipeline in self._pipelines)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -129,42 +141,51 @@ class Follower:
     def _follow(self, followed: Followed) -> None:
         journal = followed.journal
         try:
-            checkpoint = journal.checkpoint(0)
-            start, state = checkpoint if checkpoint is not None else (Position(), None)
-            history = LakeHistory(LakeTables(followed.lake), 0, _KEPT)
-            pipeline = Pipeline(0, followed.rules, history, state, leave_out=_LEFT_OUT)
-            run = _Run(pipeline, history, self._hub, start, self._moved)
+            history = LakeHistories(followed.lake, journal.partitions, _KEPT)
+            pipelines, starts = [], []
+            for partition, past in enumerate(history.of):
+                start, state = journal.checkpoint(partition) or (journal.beginning(partition), None)
+                pipelines.append(Pipeline(partition, followed.rules, past, state, leave_out=_LEFT_OUT))
+                starts.append(start)
             engine = self._engine = EmbeddedEngine(
-                journal, [pipeline], history, (), snapshot_every_s=None, listener=run.listen, pace_s=_PACE_S
+                journal,
+                pipelines,
+                history,
+                (),
+                snapshot_every_s=None,
+                listener=_Run(pipelines, history, self._hub, self._moved),
+                pace_s=_PACE_S,
             )
             same = followed.identity == self._last_identity
-            self._last_identity, self.rules, self.counts = followed.identity, followed.rules, pipeline.counts
-            self._take_up(pipeline, history, start)
-            pipeline.open_bars()  # what compiles, compiles before the first trade waits for it
-            self._position = start
-            look, instruments = _Look(engine, pipeline), pipeline.feeds.instruments
-            self._hub.begin(start.offset, history, look, instruments, is_same_house=same)
+            self._last_identity, self.rules = followed.identity, followed.rules
+            self._pipelines = pipelines
+            self._take_up(pipelines, history, starts)
+            pipelines[0].open_bars()  # what compiles, compiles before the first trade waits for it
             self._status, self._detail = "following", ""
+            self._positions = starts  # after the status: whoever sees how far it has come sees that it follows
+            look, instruments = _Look(engine, pipelines), [pipeline.feeds.instruments for pipeline in pipelines]
+            self._hub.begin(tuple(start.offset for start in starts), history, look, instruments, is_same_house=same)
             threading.Thread(target=self._watch, args=(engine, history, followed.identity), daemon=True).start()
             if not self._stop.is_set():
-                engine.run([start])
+                engine.run(starts)
         finally:
             self._engine = None
             journal.close()
 
-    def _take_up(self, pipeline: Pipeline, history: LakeHistory, start: Position) -> None:
+    def _take_up(self, pipelines: Sequence[Pipeline], history: LakeHistories, starts: Sequence[Position]) -> None:
         """Tell the live figures what was open and connected where following begins."""
-        before = Cause(0, start.offset, -(1 << 31))
+        before = tuple(start.offset for start in starts)
+        order = [(name, "ascending") for name in CAUSE]
         gaps, events = (
-            records(history.rows(name, pc.scalar(True), before).sort_by([("offset", "ascending"), ("row", "ascending")]))
-            for name in ("gold.gaps", "bronze.events")
+            records(history.rows(name, pc.scalar(True), before).sort_by(order)) for name in ("gold.gaps", "bronze.events")
         )
-        self._hub.figures.begin([pipeline.tally], start.clock, gaps, events)
+        clock = max(start.clock for start in starts)
+        self._hub.figures.begin([pipeline.tally for pipeline in pipelines], clock, gaps, events)
 
-    def _moved(self, position: Position) -> None:
-        self._position = position
+    def _moved(self, partition: int, position: Position) -> None:
+        self._positions[partition] = position
 
-    def _watch(self, engine: EmbeddedEngine, history: LakeHistory, identity: tuple[int, int]) -> None:
+    def _watch(self, engine: EmbeddedEngine, history: LakeHistories, identity: tuple[int, int]) -> None:
         """Take note of what was committed; stop the engine when another journal lies where its was."""
         while self._engine is engine and not self._stop.wait(_LOOK_S):
             if self._identity() != identity:
@@ -206,36 +227,44 @@ async def follow_rows(follower_of: Callable[[Hub], Follower], wanted: Wanted) ->
 
 
 class _Look:
-    """Reads open bars out of a pipeline that another thread feeds."""
+    """Reads open bars out of pipelines that other threads feed; see `_Run` for the codes of instruments."""
 
-    def __init__(self, engine: EmbeddedEngine, pipeline: Pipeline) -> None:
+    def __init__(self, engine: EmbeddedEngine, pipelines: Sequence[Pipeline]) -> None:
         self._engine = engine
-        self._pipeline = pipeline
+        self._pipelines = pipelines
 
     def __call__(self, instruments: I32 | None, intervals: Collection[str] | None) -> pa.Table:
-        with self._engine.feeding[0]:
-            return self._pipeline.open_bars(instruments, intervals)
+        found, count = [], len(self._pipelines)
+        for partition, pipeline in enumerate(self._pipelines):
+            own = None if instruments is None else instruments[instruments % count == partition] // count
+            if own is None or len(own) or not partition:
+                with self._engine.feeding[partition]:
+                    found.append(pipeline.open_bars(own, intervals))
+        return found[0] if len(found) == 1 else pa.concat_tables(found, promote_options="permissive").unify_dictionaries()
 
 
 class _Run:
-    """The engine's listener."""
+    """The engine's listener. To the hub, an instrument's code is that of its pipeline, times the partitions, plus its own."""
 
     def __init__(
-        self, pipeline: Pipeline, history: LakeHistory, hub: Hub, start: Position, moved: Callable[[Position], None]
+        self,
+        pipelines: Sequence[Pipeline],
+        history: LakeHistories,
+        hub: Hub,
+        moved: Callable[[int, Position], None],
     ) -> None:
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._history = history
         self._hub = hub
-        self._begin = start.offset
         self._moved = moved
 
-    def listen(self, batch: Batch, outputs: Outputs) -> None:
+    def __call__(self, batch: Batch, outputs: Outputs) -> None:
         """Hand on what a batch became."""
+        partition = outputs.partition
         # The pipeline has added the tables that it reads back itself.
         more = {name: table for name, table in outputs.tables.items() if name not in ("silver.trades", "gold.bars")}
-        self._history.add(more)
-        of = np.array(self._pipeline.feeds.instrument_of, np.int32)
-        instruments = np.unique(of[batch.trades.feed]) if len(batch.trades) else np.empty(0, np.int32)
-        self._hub.publish(batch, outputs, instruments, self._begin)
-        self._begin = outputs.position.offset
-        self._moved(outputs.position)
+        self._history.of[partition].add(more)
+        of = np.array(self._pipelines[partition].feeds.instrument_of, np.int32)
+        codes = np.unique(of[batch.trades.feed]) if len(batch.trades) else np.empty(0, np.int32)
+        self._hub.publish(batch, outputs, codes * len(self._pipelines) + partition)
+        self._moved(partition, outputs.position)

@@ -17,14 +17,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickhouse.model import NO_TIME, Cause, Instrument
+from tickhouse.model import NO_TIME, Cause, Instrument, Offsets
 from tickhouse.series import BarColumns, SeriesWanted
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.sinks.lake_files import DataFile, date_of
 from tickhouse.sinks.lake_tail import LakeTail
 from tickhouse.tables import TABLES, TIME
 
-__all__ = ["History", "LakeHistories", "LakeHistory"]
+__all__ = ["History", "LakeHistories", "LakeHistory", "caused"]
 
 _READ_BACK = ("silver.trades", "gold.bars")
 _DAY_US = 86_400_000_000
@@ -83,7 +83,7 @@ class LakeHistory:
     Args:
         lake: Its tables; read at a version not older than the last `committed`.
         partition: Whose past.
-        more: Tables to keep beside those that a pipeline reads back, for those who ask `rows` for them.
+        more: Tables to keep beside those that a pipeline reads back.
     """
 
     def __init__(self, lake: LakeTables, partition: int, more: Sequence[str] = ()) -> None:
@@ -133,28 +133,6 @@ class LakeHistory:
         asked = self._of(instrument) & (ts >= pa.scalar(start, TIME)) & (ts < pa.scalar(end, TIME))
         return self._read("silver.trades", asked, before, start, end - 1, instrument.symbol)
 
-    def rows(
-        self,
-        name: str,
-        asked: Any,
-        before: Cause,
-        *,
-        first: int = NO_TIME,
-        symbol: str | None = None,
-        columns: Sequence[str] | None = None,
-    ) -> pa.Table:
-        """Return rows of a table with a cause before the given one, stored or on their way, in no particular order.
-
-        Args:
-            name: `silver.trades`, `gold.bars`, or one of `more`.
-            asked: Which rows, e.g. `pc.field("symbol") == "BTC-USDT"`.
-            before: What is not yet seen.
-            first: Only files are read that may have a time (that of the table's date) from it on; `asked` says the rest.
-            symbol: Only files are read that may hold it.
-            columns: Some columns; None = all.
-        """
-        return self._read(name, asked, before, first, _MAX_TIME, symbol, columns)
-
     def known_ids(self, instrument: Instrument, ids: Sequence[int | str | None], before: Cause) -> set[int | str]:
         """Return which of these trade ids `silver.trades` holds with a cause before the given one."""
         numbers = [each for each in ids if isinstance(each, int)]
@@ -187,14 +165,14 @@ class LakeHistory:
                 break
         return _by_series(pieces, wanted)
 
-    def _both(self, name: str) -> tuple[LakeTables, list[_Piece]]:
+    def both(self, name: str) -> tuple[LakeTables, list[_Piece]]:
         """Return the lake, and rows of a table that it does not have yet: together all of them, some perhaps in both."""
         with self._lock:
             return self._lake, list(self._pending[name])
 
     def _day_steps(self, earliest: int, latest: int) -> Iterator[list[int]]:
         """Yield the days with bars in [earliest, latest], newest first, in growing groups; each group rises."""
-        lake, pending = self._both("gold.bars")
+        lake, pending = self.both("gold.bars")
         days = {(file.day - _EPOCH).days for file in lake.data_files("gold.bars")}
         for first, last in (piece.bounds for piece in pending):
             days.update(range(first // _DAY_US, last // _DAY_US + 1))
@@ -233,18 +211,9 @@ class LakeHistory:
         """Return stored rows and those on their way, both before a cause, whose time lies in [first, last]."""
         offset = pc.field("offset")
         earlier = (offset < before.offset) | ((offset == before.offset) & (pc.field("row") < before.row))
+        lake, pending = self.both(name)
         asked = asked & earlier & (pc.field("partition") == self._partition)
-        lake, pending = self._both(name)
-        stored = lake.position(name, self._partition).offset
-        files = [file for file in lake.data_files(name) if _concerns(file, TABLES[name].date_from, first, last, symbol)]
-        found = lake.table(name, filters=asked, files=files, columns=columns)
-        schema = found.schema
-        parts = [found]
-        for piece in pending:
-            if piece.offset >= stored and piece.bounds[0] <= last and piece.bounds[1] >= first:
-                rows = piece.rows.filter(asked & (offset >= stored))
-                parts.append(rows.select(schema.names).cast(schema))
-        return pa.concat_tables(parts)
+        return _together(lake, name, asked, {self._partition: pending}, first, last, symbol, columns)
 
 
 class LakeHistories:
@@ -253,13 +222,38 @@ class LakeHistories:
     Args:
         path: The lake's folder.
         partitions: How many.
+        more: Tables to keep beside those that a pipeline reads back, for those who ask `rows` for them.
     """
 
-    def __init__(self, path: Path, partitions: int) -> None:
+    def __init__(self, path: Path, partitions: int, more: Sequence[str] = ()) -> None:
         self._path = path
-        self._tail = LakeTail(path, _READ_BACK, range(partitions))
-        self.of = [LakeHistory(LakeTables(path), partition) for partition in range(partitions)]
+        self._tail = LakeTail(path, (*_READ_BACK, *more), range(partitions))
+        self.of = [LakeHistory(LakeTables(path), partition, more) for partition in range(partitions)]
         """By partition."""
+
+    def rows(
+        self,
+        name: str,
+        asked: Any,
+        before: Offsets | None,
+        *,
+        since: Offsets | None = None,
+        first: int = NO_TIME,
+        symbol: str | None = None,
+    ) -> pa.Table:
+        """Return rows of a table, stored or on their way, in no particular order; from any thread.
+
+        Args:
+            name: `silver.trades`, `gold.bars`, or one of `more`.
+            asked: Which rows, e.g. `pc.field("symbol") == "BTC-USDT"`.
+            before: Only rows caused before these offsets; None = all.
+            since: Only rows caused from these offsets on; None = all.
+            first: Only files are read that may have a time (that of the table's date) from it on; `asked` says the rest.
+            symbol: Only files are read that may hold it.
+        """
+        pending = {partition: history.both(name)[1] for partition, history in enumerate(self.of)}
+        lake, _ = self.of[0].both(name)  # asked last, as the first one told of commits: it has all that the others let go
+        return _together(lake, name, asked & caused(since, before), pending, first, _MAX_TIME, symbol, None)
 
     def committed(self) -> None:
         """Learn what the lake has now."""
@@ -267,6 +261,46 @@ class LakeHistories:
             newest = LakeTables(self._path)
             for history in self.of:
                 history.take_up(newest, self._tail)
+
+
+def caused(since: Offsets | None, before: Offsets | None) -> Any:
+    """Return the condition that a row was caused from some offsets on and before others; None = whenever."""
+    either = since or before
+    if either is None:
+        return pc.scalar(True)
+    offset, found = pc.field("offset"), pc.scalar(False)
+    for partition in range(len(either)):
+        one = pc.field("partition") == partition
+        if since is not None:
+            one &= offset >= since[partition]
+        if before is not None:
+            one &= offset < before[partition]
+        found |= one
+    return found
+
+
+def _together(
+    lake: LakeTables,
+    name: str,
+    asked: Any,
+    pending: Mapping[int, Sequence[_Piece]],
+    first: int,
+    last: int,
+    symbol: str | None,
+    columns: Sequence[str] | None,
+) -> pa.Table:
+    """Return rows that the lake has and, by partition, those that it does not have yet, whose time lies in [first, last]."""
+    files = [file for file in lake.data_files(name) if _concerns(file, TABLES[name].date_from, first, last, symbol)]
+    found = lake.table(name, filters=asked, files=files, columns=columns)
+    schema = found.schema
+    parts = [found]
+    for partition, pieces in pending.items():
+        stored = lake.position(name, partition).offset
+        for piece in pieces:
+            if piece.offset >= stored and piece.bounds[0] <= last and piece.bounds[1] >= first:
+                rows = piece.rows.filter(asked & (pc.field("offset") >= stored))
+                parts.append(rows.select(schema.names).cast(schema))
+    return pa.concat_tables(parts)
 
 
 def _concerns(file: DataFile, time: str, first: int, last: int, symbol: str | None) -> bool:

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -27,7 +28,6 @@ import structlog
 
 from tickhouse.engines.embedded import EmbeddedEngine, Listener
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError
-from tickhouse.follower import Followed, Follower, follow_rows
 from tickhouse.history import LakeHistories
 from tickhouse.journal.base import Journal
 from tickhouse.journal.followed import FollowedRecording
@@ -37,22 +37,22 @@ from tickhouse.journal.sqlite_file import connect_read_only, translated
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.plugins import SOURCES, build, names
-from tickhouse.quality.verify import Report, verify
 from tickhouse.rules import Rules, parse_duration
-from tickhouse.serving.hub import Hub
-from tickhouse.serving.queries import Queries
-from tickhouse.serving.ring import Wanted
-from tickhouse.serving.rows import Record
-from tickhouse.settings import HouseRules, Settings
+from tickhouse.settings import HouseRules, KafkaSettings, Settings, find_file, load
 from tickhouse.sinks.base import Sink
 from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.files.opener import Opener
 from tickhouse.symbols import normalise
 from tickhouse.tables import TABLES
 
-if TYPE_CHECKING:  # Kafka's client is loaded by houses that use it
-    from tickhouse.journal.kafka import KafkaJournal
-    from tickhouse.journal.kafka_appender import KafkaAppender
+if TYPE_CHECKING:  # loaded by what uses it: DuckDB, Kafka's client and the live side hold up no replay
+    from tickhouse.follower import Followed, Follower
+    from tickhouse.journal.kafka.appender import KafkaAppender
+    from tickhouse.journal.kafka.journal import KafkaJournal
+    from tickhouse.quality.verify import Report
+    from tickhouse.serving.hub import Hub
+    from tickhouse.serving.queries import Queries
+    from tickhouse.serving.rows import Record
 
 __all__ = ["House", "JournalKind", "Work", "house_rules", "open_house", "stored_rules"]
 
@@ -93,13 +93,14 @@ class House:
 
     Args:
         path: Its folder.
+        kafka: Where its topic is followed, if it has one; None = as `tickhouse.toml` and the environment say.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kafka: KafkaSettings | None = None) -> None:
         self.path = path
+        self._kafka = kafka
         self.lake_path = path / "lake"
         self.journal_path = path / "journal.db"
-        self.queries = Queries(self.lake_path)
 
     @property
     def kind(self) -> JournalKind | None:
@@ -152,6 +153,13 @@ class House:
 
     # Reading: each of these takes as_of and then sees what was known at that instant (rule R13).
 
+    @cached_property
+    def queries(self) -> Queries:
+        """What answers questions about the tables."""
+        from tickhouse.serving.queries import Queries
+
+        return Queries(self.lake_path)
+
     def bars(self, symbol: str, interval: str = "1m", **options: Any) -> pl.DataFrame:
         """Return bars of a symbol; see `Queries.bars` for start, end, as_of, venue, revisions."""
         return self.queries.bars(symbol, interval, **options)
@@ -183,6 +191,8 @@ class House:
             progress: Called with (trades done, trades in all), now and then.
             day: Only the rows of this UTC day.
         """
+        from tickhouse.quality.verify import verify
+
         self.must_exist()
         store = _Stored(self)
         if progress is None:
@@ -288,7 +298,7 @@ class House:
         """
         if self.live_kind(settings) == "sqlite":
             return self.sqlite(house_rules(self, settings), settings)
-        from tickhouse.journal.kafka import KafkaJournal
+        from tickhouse.journal.kafka.journal import KafkaJournal
 
         asked = settings.rules.rules() if settings.rules != HouseRules() else None
         return KafkaJournal.create_or_open(self.journal_path, settings.kafka, asked, give_up)
@@ -317,27 +327,32 @@ class House:
         sources = (build(SOURCES, name, {}) for name in names(SOURCES))
         return Recording.create_or_open(self.path / "replayed" if beside else self.path, rules, Opener(sources))
 
-    def lake(self) -> Lake:
-        """Return the lake as a sink; hold the house for writing first."""
-        return Lake(self.lake_path)
+    def lake(self, *, durable: bool = False) -> Lake:
+        """Return the lake as a sink; hold the house for writing first.
+
+        Args:
+            durable: Its commits survive a power cut, as `journal.sync = "full"` says.
+        """
+        return Lake(self.lake_path, durable=durable)
 
     def work(
         self, journal: Journal, rules: Rules, settings: Settings, listener: Listener | None = None, *, pace_s: float = 0.0
     ) -> Work:
         """Return the engine over a journal of this house, where the last run left off; see `EmbeddedEngine`."""
-        lake = self.lake()
+        lake = self.lake(durable=settings.journal.sync == "full")
         histories = LakeHistories(self.lake_path, journal.partitions)
         pipelines, starts = [], []
         for partition, history in enumerate(histories.of):
-            start, state = journal.checkpoint(partition) or (Position(), None)
-            if min(lake.positions(partition).values()).offset < start.offset:
+            stored = journal.checkpoint(partition)
+            if stored is not None and min(lake.positions(partition).values()).offset < stored[0].offset:
                 # A table lost what it had: it is filled again from the journal's beginning on, the others skip what they have.
-                start, state = Position(), None
+                stored = None
+            start, state = stored or (journal.beginning(partition), None)
             pipelines.append(Pipeline(partition, rules, history, state))
             starts.append(start)
         sinks: list[Sink] = [lake]
         if settings.kafka.publish:
-            from tickhouse.journal.kafka_publisher import KafkaPublisher
+            from tickhouse.journal.kafka.publisher import KafkaPublisher
 
             sinks.append(KafkaPublisher(settings.kafka, journal.partitions, self._holder(), starts))
         engine = EmbeddedEngine(
@@ -381,6 +396,9 @@ class House:
             >>> async for bar in house.stream("BTC-USDT", "1m"):  # doctest: +SKIP
             ...     print(bar["close"], bar["final"])
         """
+        from tickhouse.follower import follow_rows
+        from tickhouse.serving.ring import Wanted
+
         where, canonical = (venue, None) if symbol is None else normalise(symbol, venue)
         of_any = symbol is None or (venue is None and ":" not in symbol)
         per_interval = interval if channel in ("bars", "indicators") else None
@@ -389,6 +407,8 @@ class House:
 
     def follower(self, hub: Hub) -> Follower:
         """Return what follows this house into a hub; the house need not exist yet."""
+        from tickhouse.follower import Follower
+
         return Follower(self._followed, self._journal_identity, hub)
 
     def _journal_identity(self) -> tuple[int, int] | None:
@@ -399,13 +419,21 @@ class House:
         return stat.st_dev, stat.st_ino
 
     def _followed(self) -> Followed | None:
+        from tickhouse.follower import Followed
+
         kind, identity, rules = self.kind, self._journal_identity(), self.stored_rules()
         if kind is None or identity is None or rules is None:
             return None
         journal: Journal
         if kind == "kafka":
-            raise ConfigError(f"{self.path} is worked off from a topic: its tables can be read, it cannot be followed live yet")
-        if kind == "sqlite":
+            from tickhouse.journal.kafka.journal import KafkaJournal
+
+            if self._kafka is None:
+                self._kafka = load(find_file(None))[0].kafka
+            never_wait = threading.Event()
+            never_wait.set()
+            journal = KafkaJournal.follow(self.journal_path, self._kafka, never_wait)
+        elif kind == "sqlite":
             journal = SqliteJournal.open(self.journal_path, read_only=True)
         else:
             sources = [build(SOURCES, name, {}) for name in names(SOURCES)]

@@ -29,6 +29,7 @@ __all__ = [
     "Feeds",
     "Identity",
     "Instrument",
+    "Offsets",
     "Position",
     "Rejected",
     "Side",
@@ -77,6 +78,10 @@ class Position(NamedTuple):
     """The next message to be read: every message below it is done."""
     clock: int = NO_TIME
     """The last heartbeat below `offset`."""
+
+
+Offsets = tuple[int, ...]
+"""An offset in each partition: where a house was cut in two, before and after."""
 
 
 class Instrument(msgspec.Struct, frozen=True, order=True):

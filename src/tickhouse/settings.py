@@ -81,7 +81,7 @@ class JournalSettings(_Section):
     kind: Literal["sqlite", "kafka"] = "sqlite"
     """Of a new house: `sqlite`, a file in it, or `kafka`, a topic; see [kafka]."""
     sync: Literal["normal", "full"] = "normal"
-    """`normal` survives a killed process; `full` also a power cut, at one disk flush a commit."""
+    """`normal` survives a killed process; `full` also a power cut, the tables too, at a few disk flushes a commit."""
     keep: str = "1d"
     """How long messages stay after every table has them."""
 

@@ -22,7 +22,7 @@ from tickhouse.api.server import configuration, listen
 from tickhouse.house import House
 from tickhouse.model import Event, Feed, Rejected, Trade
 from tickhouse.rules import Rules
-from tickhouse.settings import Engine, ServeSettings, Settings
+from tickhouse.settings import Engine, KafkaSettings, ServeSettings, Settings
 
 __all__ = ["FEEDS", "Answer", "LiveHouse", "Served", "eventually", "keys_of"]
 
@@ -48,7 +48,8 @@ class LiveHouse:
 
     Args:
         path: Its folder.
-        rules: Of the new house.
+        rules: Of the new house, where its journal is a file.
+        settings: All of them; where its journal is a topic, the rules stand there.
         with_engine: Also make the tables, in a thread.
     """
 
@@ -67,18 +68,21 @@ class LiveHouse:
 
     def __enter__(self) -> Self:
         with self._stack as stack:
-            stack.enter_context(self.house.appending("sqlite"))
-            self.journal = journal = self.house.sqlite(self._rules, self._settings)
+            kind = self._settings.journal.kind
+            stack.enter_context(self.house.appending(kind))
+            self.journal = journal = (
+                self.house.sqlite(self._rules, self._settings) if kind == "sqlite" else self.house.live(self._settings)
+            )
             stack.callback(journal.close)
             if self._with_engine:
-                stack.enter_context(self.house.writing("sqlite"))
-                self.work = work = self.house.work(journal, self._rules, self._settings)
+                stack.enter_context(self.house.writing(kind))
+                self.work = work = self.house.work(journal, journal.rules() or self._rules, self._settings)
                 stack.callback(work.close)
                 engine = threading.Thread(target=work.engine.run, args=(work.starts,), daemon=True)
                 engine.start()
                 stack.callback(engine.join)
                 stack.callback(work.engine.finish, 30.0)
-            self.appender = journal.appender(at_least=self.house.highest_offset())
+            self.appender = self.house.appender(journal)
             stack.callback(self.appender.close)
             self.clock = max(self.clock, journal.last_clock())
             self._stack = stack.pop_all()
@@ -142,13 +146,14 @@ class Served:
     Args:
         house: Its folder; it need not exist.
         settings: Where to listen, and what to allow.
+        kafka: Where the house's topic is.
     """
 
-    def __init__(self, house: Path, settings: ServeSettings) -> None:
+    def __init__(self, house: Path, settings: ServeSettings, kafka: KafkaSettings | None = None) -> None:
         self._listening = listen(settings.host, settings.port)
         self.port = self._listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.app = make_app(House(house), settings)
+        self.app = make_app(House(house, kafka), settings)
         self.server = uvicorn.Server(configuration(self.app))
         self._thread = threading.Thread(target=self.server.run, args=([self._listening],), daemon=True)
 

@@ -12,8 +12,8 @@ import pytest
 from tests.kafka_topics import T0, drained, feed, fresh, trade
 from tests.services.kafka import Broker
 from tests.services.registry import Registry
-from tickhouse.journal.kafka import KafkaJournal
-from tickhouse.journal.kafka_forms import numbers_of
+from tickhouse.journal.kafka.forms import numbers_of
+from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.model import HEARTBEAT_US, Batch, Event, Feeds, Position, Rejected
 from tickhouse.rules import Rules

@@ -41,7 +41,7 @@ class Cluster:
         """Start over as another process: no state, the tables as they are."""
         journal = self.house.live(self.settings)
         self.lake = Lake(self.house.lake_path)
-        self.job = spark_job(self.house, self.settings, journal, self.lake, self.path / "spark" / "checkpoint")
+        self.job = spark_job(self.house, self.settings, journal, self.path / "spark" / "checkpoint")
         journal.close()
         self.states: list[State | None] = [None] * self.job.topic.partitions
 

@@ -80,7 +80,7 @@ class Sent:
         """Make the checkpoint, as a run does before it starts Spark."""
         house = House(self.path)
         with closing(house.live(self.settings)) as journal:
-            spark_job(house, self.settings, journal, house.lake(), self.path / "spark" / "checkpoint")
+            spark_job(house, self.settings, journal, self.path / "spark" / "checkpoint")
 
     def run(self, *, from_beginning: bool = False) -> SparkRun:
         """Work off what is there."""

@@ -159,7 +159,7 @@ def kill_work(market: Path, expected: dict[str, str], broker: Broker, folder: Pa
     tickhouse("replay", market, "--to", "kafka", *options)
     rng, whole = random.Random(2), ends(settings)
     for moment in sorted(rng.randrange(1, whole * 3 // 4) for _ in range(kills)):
-        with process("work", *options, end=signal.SIGKILL) as child:
+        with process("work", "--no-serve", *options, end=signal.SIGKILL) as child:
             assert wait_until(lambda: reached(folder / "house"), moment, child)
     tickhouse("work", "--until-drained", *options)
     assert digests(folder / "house") == expected
@@ -172,7 +172,7 @@ def kill_broker(market: Path, expected: dict[str, str], folder: Path, kills: int
     try:
         settings = fresh(server)
         options = configured(folder, settings)
-        with process("work", *options) as worker:
+        with process("work", "--no-serve", *options) as worker:
             with process("replay", market, "--to", "kafka", *options) as producer:
                 rng = random.Random(3)
                 with counter(settings) as count:

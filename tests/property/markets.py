@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from tests.scripted import SECOND, Script, feed
-from tickhouse.model import Feed, Identity
-from tickhouse.quality.reading import DERIVED, Reading, read_partition
+from tickhouse.model import NO_TIME, Feed, Identity
+from tickhouse.quality.reading import DERIVED, Known, Reading, read_partition
 from tickhouse.rules import Rules
 from tickhouse.tables import CAUSE, TABLES
 
@@ -279,12 +279,19 @@ def last_clock(script: Script) -> int:
     return max(int(record) for kind, record in script.records if kind == "beat")
 
 
-def read(tables: dict[str, pl.DataFrame], rules: Rules, clock: int) -> Reading:
-    """Return what the plain reading makes of the bronze of a run."""
+def read(tables: dict[str, pl.DataFrame], rules: Rules, clock: int, since: int = NO_TIME) -> Reading:
+    """Return what the plain reading makes of the bronze of a run; from `since`, given the tables' rows from before it."""
     trades, rejected, events = (
         tables[name].to_arrow().cast(TABLES[name].schema) for name in ("bronze.trades", "bronze.rejected", "bronze.events")
     )
-    return read_partition(trades, rejected, events, rules, clock)
+    bars, gaps = (
+        tables[name].filter(_appeared(name) < since).to_arrow().cast(TABLES[name].schema) for name in ("gold.bars", "gold.gaps")
+    )
+    return read_partition(trades, rejected, events, rules, clock, None, since, None if since == NO_TIME else Known(bars, gaps))
+
+
+def _appeared(name: str) -> pl.Expr:
+    return pl.col("available_at" if "available_at" in TABLES[name].values else "clock").to_physical()
 
 
 def values_of(name: str) -> list[str]:
@@ -292,13 +299,13 @@ def values_of(name: str) -> list[str]:
     return [column for column in TABLES[name].schema.names if column not in CAUSE]
 
 
-def assert_read(tables: dict[str, pl.DataFrame], rules: Rules, clock: int) -> None:
-    """Check that the plain reading gives the same verdicts and rows as the run."""
-    reading = read(tables, rules, clock)
+def assert_read(tables: dict[str, pl.DataFrame], rules: Rules, clock: int, since: int = NO_TIME) -> None:
+    """Check that the plain reading gives the same verdicts and rows as the run, those that appeared from `since` on."""
+    reading = read(tables, rules, clock, since)
     assert not reading.other_verdicts
     derived = {name: pl.from_arrow(reading.tables[name]) for name in DERIVED}
     for name in DERIVED:
-        assert_same(tables, derived, [name], values_of(name))
+        assert_same({name: tables[name].filter(_appeared(name) >= since)}, derived, [name], values_of(name))
 
 
 def assert_same(left: dict[str, Any], right: dict[str, Any], names: list[str], columns: list[str] | None = None) -> None:

@@ -8,10 +8,11 @@ import subprocess
 import uuid
 from pathlib import Path
 
+from tests.services.certificates import make_certificates
 from tests.services.maven import fetch, java
 from tests.services.server import Server, free_port
 
-__all__ = ["Broker", "jars"]
+__all__ = ["Broker", "SecureBroker", "jars"]
 
 _POM = Path(__file__).parent / "kafka-pom.xml"
 _JVM = (
@@ -46,11 +47,28 @@ auto.create.topics.enable=false
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 """
+# Certificates are signed by an authority of the test's own; the client needs one, too.
+_SECURE = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SECURE://127.0.0.1:{secure}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+sasl.enabled.mechanisms=PLAIN
+listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \\
+  user_{user}="{password}";
+ssl.keystore.type=PEM
+ssl.keystore.location={folder}/server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={folder}/ca.pem
+listener.name.secure.ssl.client.auth=required
+"""
 
 
 def jars() -> Path:
     """Return the folder with Kafka's jars, fetching them where they are not cached."""
     return fetch(_POM)
+
+
+_REPLACED = ("listeners=", "advertised.listeners=", "listener.security.protocol.map=")
 
 
 class Broker(Server):
@@ -73,11 +91,13 @@ class Broker(Server):
         super().__init__("kafka", [*self._java, "kafka.Kafka", str(self._properties)], folder, self._listens)
 
     def _format(self, folder: Path) -> None:
-        text = _PROPERTIES.format(port=free_port(), controller=free_port(), data=folder / "data")
-        self._properties.write_text(text, "utf-8")
+        self._properties.write_text(self._text(free_port(), free_port(), folder), "utf-8")
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)]
         subprocess.run([*self._java, *tool], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _text(self, port: int, controller: int, folder: Path) -> str:
+        return _PROPERTIES.format(port=port, controller=controller, data=folder / "data")
 
     def create_topic(self, name: str, partitions: int = 1, **config: str) -> None:
         """Make a topic and wait until it is there."""
@@ -89,3 +109,30 @@ class Broker(Server):
     def _listens(self) -> bool:
         with socket.create_connection(("127.0.0.1", self._port), 0.2):
             return True
+
+
+class SecureBroker(Broker):
+    """A broker with a second listener, which takes TLS, a certificate of the client's, and a name with a password.
+
+    Args:
+        folder: Holds the certificates, too: `ca.pem`, `client.pem` with `client.key`, and `other.pem` of another authority.
+    """
+
+    user, password = "house", "open, sesame"
+
+    def __init__(self, folder: Path) -> None:
+        self._secure = free_port()
+        super().__init__(folder)
+        self.secure_servers = f"127.0.0.1:{self._secure}"
+
+    def _text(self, port: int, controller: int, folder: Path) -> str:
+        make_certificates(folder)
+        more = _SECURE.format(
+            port=port, controller=controller, secure=self._secure, user=self.user, password=self.password, folder=folder
+        )
+        kept = [line for line in super()._text(port, controller, folder).splitlines() if not line.startswith(_REPLACED)]
+        return "\n".join([*more.splitlines(), *kept, ""])
+
+    def _listens(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._secure), 0.2):
+            return super()._listens()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.scripted import MINUTE, SECOND, T0, Script, feed
 from tickhouse.errors import ConfigError
-from tickhouse.history import LakeHistory
+from tickhouse.history import LakeHistories
 from tickhouse.model import I32
 from tickhouse.pipeline import Pipeline
 from tickhouse.rules import Rules
@@ -20,7 +20,6 @@ from tickhouse.serving import open_bars
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.ring import Wanted
 from tickhouse.serving.subscription import Message, Subscription
-from tickhouse.sinks.lake import LakeTables
 
 ETH = feed("ETH-USDT")
 RULES = Rules(indicators=("sma(2)",))
@@ -41,11 +40,12 @@ class Player:
     def restart(self, *, is_same_house: bool = True) -> None:
         """Begin anew from the journal's beginning."""
         self.at = 0
-        self.history = LakeHistory(LakeTables(self._path), 0, KEPT)
+        self.histories = LakeHistories(self._path, 1, KEPT)
+        self.history = self.histories.of[0]
         self.pipeline = Pipeline(0, RULES, self.history)
         self.looks = 0
         self.asked: list[tuple[list[int] | None, tuple[str, ...] | None]] = []
-        self.hub.begin(0, self.history, self._look, self.pipeline.feeds.instruments, is_same_house=is_same_house)
+        self.hub.begin((0,), self.histories, self._look, [self.pipeline.feeds.instruments], is_same_house=is_same_house)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -64,7 +64,7 @@ class Player:
         outputs = self.pipeline.feed(batch)
         self.history.add({k: v for k, v in outputs.tables.items() if k not in ("silver.trades", "gold.bars")})
         of = np.array(self.pipeline.feeds.instrument_of, np.int32)
-        self.hub.publish(batch, outputs, np.unique(of[batch.trades.feed]), self.at)
+        self.hub.publish(batch, outputs, np.unique(of[batch.trades.feed]))
         self.at = end
         self.hub.pump()
 
@@ -93,13 +93,13 @@ def test_a_snapshot_and_the_deltas_after_it_meet(player: Player) -> None:
     assert wanted.take() is None
     assert wanted.is_stale
     first = snapshot(wanted)
-    assert (first.kind, first.seq, shown(first, "trade_id")) == ("snapshot", 3, [(1,)])
+    assert (first.kind, first.seq, shown(first, "trade_id")) == ("snapshot", (3,), [(1,)])
     assert wanted.take() is None
     player.script.trade(T0, 101.0, 1.0, 2).trade(T0, 11.0, 1.0, 2, ETH).trade(T0, 102.0, 1.0, 3)
     player.play()
     delta = wanted.take()
     assert delta is not None
-    assert (delta.kind, delta.seq, shown(delta, "trade_id")) == ("delta", 6, [(2,), (3,)])
+    assert (delta.kind, delta.seq, shown(delta, "trade_id")) == ("delta", (6,), [(2,), (3,)])
     assert delta.received_at == T0
     assert wanted.take() is None
 
@@ -252,7 +252,7 @@ def test_the_pump_is_woken_once_for_all_that_waits(player: Player) -> None:
     woken = player.woken
     for _ in range(3):
         batch = player.script.batch(player.pipeline.feeds, player.at, len(player.script.records))
-        player.hub.publish(batch, player.pipeline.feed(batch), np.empty(0, np.int32), 0)
+        player.hub.publish(batch, player.pipeline.feed(batch), np.empty(0, np.int32))
         player.at = len(player.script.records)
     assert player.woken == woken + 1
 
@@ -263,7 +263,7 @@ def test_the_pump_is_woken_once_for_all_that_waits(player: Player) -> None:
         {"channel": "gossip"},
         {"channel": "trades", "interval": "1m"},
         {"channel": "feeds", "since": 0},
-        {"channel": "bars", "after": -1},
+        {"channel": "bars", "after": (-1,)},
     ],
 )
 def test_what_means_nothing_is_refused(wrong: dict[str, Any]) -> None:

@@ -17,10 +17,10 @@ ALL = Wanted("trades")
 def ring() -> Ring:
     """A ring of pieces of two trades, of which every tenth is ETH's."""
     ring = Ring(4_000)
-    ring.clear(0)
+    ring.clear((0,))
     for k in range(PIECES):
         records = [trade(2 * k, "ETH-USDT" if k % 10 == 0 else "BTC-USDT"), trade(2 * k + 1)]
-        ring.add(Piece("trades", 2 * k, 2 * k + 2, k, rows("silver.trades", records)))
+        ring.add(Piece("trades", (2 * k,), (2 * k + 2,), k, rows("silver.trades", records)))
     return ring
 
 
@@ -30,16 +30,16 @@ def ids(found: list[dict[str, object]]) -> list[object]:
 
 @pytest.mark.parametrize("offset", [5_999, 5_998, 5_001, 4_000, 3_333, 2_100])
 def test_rows_from_an_offset_on_are_complete_and_in_order(ring: Ring, offset: int) -> None:
-    pieces = ring.since(offset)
+    pieces = ring.since((offset,))
     assert pieces is not None
     assert ids([row for piece in pieces for row in piece.records(ALL)]) == list(range(offset, 2 * PIECES))
     assert all(before.end == after.begin for before, after in pairwise(pieces))
 
 
 def test_what_is_gone_is_said(ring: Ring) -> None:
-    assert ring.floor == 2_000
+    assert ring.floor == (2_000,)
     assert ring.since(ring.floor) is not None
-    assert ring.since(ring.floor - 1) is None
+    assert ring.since((ring.floor[0] - 1,)) is None
 
 
 def test_old_pieces_are_joined(ring: Ring) -> None:

@@ -18,6 +18,7 @@ from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sinks.lake_compaction import MERGE_FILES, close_day, merge_small
 from tickhouse.sinks.lake_encode import RangeEncoder
 from tickhouse.sinks.lake_files import stamp
+from tickhouse.sinks.lake_log import CHECKPOINT_EVERY
 from tickhouse.tables import TABLES
 
 SYMBOLS = ("ETH-USDT", "BTC-USDT", "A/B_C")
@@ -259,3 +260,33 @@ def test_many_row_groups_and_days_come_back_whole(tmp_path: Path, monkeypatch: p
     lake.close()
     assert everything(tmp_path) == rows("silver.trades", records)
     assert len(LakeTables(tmp_path).files("silver.trades")) == 4
+
+
+def test_what_a_durable_commit_made_visible_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, bytes] = {}
+    flushed_folders: set[Path] = set()
+
+    def keep(descriptor: int) -> None:
+        """Note what the disk has been told to keep: the only thing there after a power cut."""
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_file():
+            kept[str(path)] = path.read_bytes()
+        else:
+            flushed_folders.add(path)
+
+    monkeypatch.setattr(os, "fsync", keep)
+    lake = Lake(tmp_path / "lake", merge_every=0, durable=True)
+    start = 0
+    for commits in (1, 25, 3):  # before a checkpoint, after one, and after a day was closed
+        fill(lake, commits, start=start)
+        start += commits
+        if commits == 3:
+            lake.compact()
+        after = tmp_path / f"after-{commits}"
+        for name, content in kept.items():
+            file = after / Path(name).relative_to(tmp_path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            assert Path(name).parent in flushed_folders, "a file is found by its folder"
+        assert everything(after / "lake").equals(everything(tmp_path / "lake"))
+        assert any(name.endswith("_last_checkpoint") for name in kept) == (start > CHECKPOINT_EVERY)

@@ -35,7 +35,7 @@ class _Ask(msgspec.Struct):
     interval: str | None = None
     indicators: bool = False
     since: int | str | None = None
-    after: int | None = None
+    after: int | list[int] | None = None
 
 
 class _Stream(Connection):
@@ -86,7 +86,7 @@ class _Stream(Connection):
                 here.interval(ask.interval) if ask.interval is not None else None,
                 ask.indicators,
                 None if since is None else microseconds(since),
-                ask.after,
+                (ask.after,) if isinstance(ask.after, int) else None if ask.after is None else tuple(ask.after),
             )
         except TickhouseError as error:
             raise problem_of(error) from error
@@ -102,7 +102,8 @@ class _Stream(Connection):
     def spell(self, name: str, message: Message) -> list[bytes]:
         """Return the frame of a message."""
         at = b"" if message.received_at is None else b',"received_at":%d' % message.received_at
-        head = b'{"type":"%s","id":%s,"seq":%d%s,"rows":[' % (message.kind.encode(), encode(name), message.seq, at)
+        seq = encode(message.seq[0] if len(message.seq) == 1 else message.seq)
+        head = b'{"type":"%s","id":%s,"seq":%s%s,"rows":[' % (message.kind.encode(), encode(name), seq, at)
         return [head + message.encoded + b"]}"]
 
 

@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from tickhouse.settings import Settings
 
 __all__ = [
+    "DEFAULT_DASHBOARD_PORT",
     "DEFAULT_HOUSE",
     "AsChild",
     "AsJson",
     "ConfigFile",
+    "DashboardPort",
     "Duration",
     "Host",
     "HouseDir",
     "JournalKind",
     "Lateness",
+    "NoDashboard",
+    "NoServe",
     "Port",
     "RecordDir",
     "SourceNames",
@@ -52,8 +56,12 @@ Duration = Annotated[str | None, typer.Option(help="Stop after this long, e.g. 3
 JournalKind = Annotated[str | None, typer.Option("--journal", help="Of a new house: sqlite (a file in it) or kafka (a topic).")]
 Host = Annotated[str | None, typer.Option(help="Where the API listens; beyond loopback every request needs a token.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 = any free one.")]
+NoServe = Annotated[bool, typer.Option("--no-serve", help="Without the API and the dashboard.")]
+DashboardPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboard; 0 = any free port.")]
+NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Without the dashboard.")]
 AsChild = Annotated[bool, typer.Option("--as-child", hidden=True)]
 DEFAULT_HOUSE = Path("house")
+DEFAULT_DASHBOARD_PORT = 8501
 
 
 def settings_of(config: Path | None, overrides: dict[str, Any]) -> Settings:
@@ -63,11 +71,11 @@ def settings_of(config: Path | None, overrides: dict[str, Any]) -> Settings:
     return load(find_file(config), overrides)[0]
 
 
-def house_at(path: Path) -> House:
-    """Return a house that need not exist yet."""
+def house_at(path: Path, settings: Settings | None = None) -> House:
+    """Return a house that need not exist yet; `settings` = where its topic is, to be followed."""
     from tickhouse.house import House
 
-    return House(path)
+    return House(path, settings.kafka if settings is not None else None)
 
 
 def reading(path: Path) -> House:

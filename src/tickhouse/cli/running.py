@@ -9,15 +9,19 @@ from typing import Annotated
 import typer
 
 from tickhouse.cli.options import (
+    DEFAULT_DASHBOARD_PORT,
     DEFAULT_HOUSE,
     AsChild,
     AsJson,
     ConfigFile,
+    DashboardPort,
     Duration,
     Host,
     HouseDir,
     JournalKind,
     Lateness,
+    NoDashboard,
+    NoServe,
     Port,
     RecordDir,
     SourceNames,
@@ -26,7 +30,7 @@ from tickhouse.cli.options import (
     seconds,
     settings_of,
 )
-from tickhouse.cli.support import childs_settings, print_json, progress, stop_on_signals, watch
+from tickhouse.cli.support import childs_settings, print_json, progress, serving, stop_on_signals, watch
 from tickhouse.errors import ConfigError
 
 __all__ = ["ingest", "replay", "run", "spark", "work"]
@@ -43,9 +47,9 @@ def run(
     lateness: Lateness = None,
     host: Host = None,
     port: Port = None,
-    no_serve: Annotated[bool, typer.Option("--no-serve", help="Without the API and the dashboard.")] = False,
-    dashboard_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboard; 0 = any free port.")] = 8501,
-    no_dashboard: Annotated[bool, typer.Option("--no-dashboard", help="Without the dashboard.")] = False,
+    no_serve: NoServe = False,
+    dashboard_port: DashboardPort = DEFAULT_DASHBOARD_PORT,
+    no_dashboard: NoDashboard = False,
     as_json: AsJson = False,
 ) -> None:
     """Take live trades and turn them into bars, indicators and anomalies, serve and show them, until Ctrl-C.
@@ -55,19 +59,12 @@ def run(
     stop = stop_on_signals()  # first of all: a Ctrl-C while modules are loaded can get lost in them
 
     from tickhouse import runs
-    from tickhouse.cli import screen
 
     given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
     settings = settings_of(config, {**given, "serve.host": host, "serve.port": port})
-    companions = [] if no_serve else [["serve", "--house", str(house)]]
-    if companions and not no_dashboard:
-        companions.append(["dashboard", "--port", str(dashboard_port)])
-    say = (screen.errors if as_json else screen.console).print
-    live = runs.LiveRun(
-        house_at(house), settings, symbols.split(",") if symbols else None, record, companions=companions,
-        say=lambda line: say(line, highlight=False, soft_wrap=True),
-    )  # fmt: skip
-    watch(live, stop, duration, as_json=as_json)
+    live = runs.LiveRun(house_at(house), settings, symbols.split(",") if symbols else None, record)
+    beside = None if no_serve else serving(house, settings, None if no_dashboard else dashboard_port, as_json=as_json)
+    watch(live, stop, duration, beside, as_json=as_json)
 
 
 def ingest(
@@ -103,16 +100,31 @@ def work(
     duration: Duration = None,
     journal: JournalKind = None,
     lateness: Lateness = None,
-    until_drained: Annotated[bool, typer.Option(help="End when the journal has nothing more at the moment.")] = False,
+    until_drained: Annotated[
+        bool, typer.Option(help="End when the journal has nothing more at the moment; nothing is served meanwhile.")
+    ] = False,
+    host: Host = None,
+    port: Port = None,
+    no_serve: NoServe = False,
+    dashboard_port: DashboardPort = DEFAULT_DASHBOARD_PORT,
+    no_dashboard: NoDashboard = False,
     as_json: AsJson = False,
 ) -> None:
-    """Only compute: journal -> bars, indicators, anomalies in the lake, until Ctrl-C. `tickhouse ingest` fills the journal."""
+    """Only compute: journal -> bars, indicators, anomalies in the lake, served and shown, until Ctrl-C.
+
+    `tickhouse ingest` fills the journal, from here or, where it is a topic, from anywhere.
+    """
     stop = stop_on_signals()
 
     from tickhouse import runs
 
-    settings = settings_of(config, {"rules.lateness": lateness, "journal.kind": journal})
-    watch(runs.WorkRun(house_at(house), settings, stop, until_drained=until_drained), stop, duration, as_json=as_json)
+    given = {"rules.lateness": lateness, "journal.kind": journal}
+    settings = settings_of(config, {**given, "serve.host": host, "serve.port": port})
+    working = runs.WorkRun(house_at(house), settings, stop, until_drained=until_drained)
+    beside = None
+    if not (no_serve or until_drained):
+        beside = serving(house, settings, None if no_dashboard else dashboard_port, as_json=as_json)
+    watch(working, stop, duration, beside, as_json=as_json)
 
 
 def spark(

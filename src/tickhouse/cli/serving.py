@@ -31,7 +31,7 @@ def serve(
     from tickhouse.api.server import serve as run_server
 
     settings = childs_settings(stop) if as_child else settings_of(config, {"serve.host": host, "serve.port": port})
-    run_server(house_at(house), settings.serve, lambda line: print(line, flush=True), stop)
+    run_server(house_at(house, settings), settings.serve, lambda line: print(line, flush=True), stop)
 
 
 def dashboard(

@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tickhouse.cli.options import seconds
 
 if TYPE_CHECKING:
+    from tickhouse.runs.companions import Companions
     from tickhouse.settings import Settings
 
-__all__ = ["childs_settings", "print_json", "progress", "stop_on_signals", "watch"]
+__all__ = ["childs_settings", "print_json", "progress", "serving", "stop_on_signals", "watch"]
 
 _SAME_S = 1.0
 """A Ctrl-C often comes twice at once: from the terminal to all its processes, and from the one that started them."""
@@ -49,8 +51,20 @@ def childs_settings(stop: threading.Event) -> Settings:
     return settings
 
 
-def watch(live: Any, stop: threading.Event, duration: str | None, *, as_json: bool) -> None:
-    """Show a run until it is stopped, and its balance at the end."""
+def serving(house: Path, settings: Settings, dashboard_port: int | None, *, as_json: bool) -> Companions:
+    """Return the API of a house and its dashboard (None = without), to be started beside a run of it."""
+    from tickhouse.cli import screen
+    from tickhouse.runs.companions import Companions
+
+    commands = [["serve", "--house", str(house)]]
+    if dashboard_port is not None:
+        commands.append(["dashboard", "--port", str(dashboard_port)])
+    say = (screen.errors if as_json else screen.console).print
+    return Companions(commands, settings, lambda line: say(line, highlight=False, soft_wrap=True))
+
+
+def watch(live: Any, stop: threading.Event, duration: str | None, beside: Companions | None = None, *, as_json: bool) -> None:
+    """Show a run until it is stopped, and its balance at the end; `beside` starts once it runs: no trade waits for it."""
     from rich.live import Live
 
     from tickhouse import runs
@@ -58,7 +72,7 @@ def watch(live: Any, stop: threading.Event, duration: str | None, *, as_json: bo
 
     lasts_s = seconds(duration)
     shown = screen.console.is_terminal and not as_json
-    with live:
+    with live, beside or nullcontext():
         started = time.monotonic()
         (screen.errors if as_json else screen.console).print(live.headline, highlight=False)
         with Live(console=screen.console, auto_refresh=False, transient=False) if shown else nullcontext() as view:

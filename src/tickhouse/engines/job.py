@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tickhouse.errors import SchemaMismatchError
-from tickhouse.journal.kafka_client import TopicIdentity
+from tickhouse.journal.kafka.client import TopicIdentity
 from tickhouse.rules import Rules
 from tickhouse.settings import KafkaSettings
 
 if TYPE_CHECKING:  # what reads topics is loaded by those that do
-    from tickhouse.journal.kafka_topic import KafkaTopic
+    from tickhouse.journal.kafka.topic import KafkaTopic
 
 __all__ = ["Job", "Range"]
 
@@ -58,7 +58,7 @@ class Job(msgspec.Struct, frozen=True):
         Raises:
             SchemaMismatchError: it is another one by now.
         """
-        from tickhouse.journal.kafka_topic import KafkaTopic
+        from tickhouse.journal.kafka.topic import KafkaTopic
 
         topic = KafkaTopic.open(KafkaSettings.model_validate_json(self.kafka))
         if topic.identity != self.topic:

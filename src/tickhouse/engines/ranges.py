@@ -17,8 +17,8 @@ import structlog
 from tickhouse.engines.job import Job, Range
 from tickhouse.errors import FatalError, LogCorruptError, SchemaMismatchError
 from tickhouse.history import LakeHistory
-from tickhouse.journal.kafka_reader import KafkaReader
-from tickhouse.journal.kafka_topic import KafkaTopic
+from tickhouse.journal.kafka.reader import KafkaReader
+from tickhouse.journal.kafka.topic import KafkaTopic
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.sinks.lake import LakeTables

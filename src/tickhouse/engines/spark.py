@@ -36,7 +36,7 @@ from tickhouse.telemetry import configure_logging
 
 if TYPE_CHECKING:  # Spark starts processes that only plan, and import this module: they need no kernel
     from tickhouse.engines.ranges import RangeResult, State
-    from tickhouse.journal.kafka_topic import KafkaTopic
+    from tickhouse.journal.kafka.topic import KafkaTopic
 
 __all__ = ["AVAILABLE_NOW", "SparkEngine", "partition_keys"]
 
@@ -252,7 +252,7 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
 
     def _highs(self, start: Mapping[str, int]) -> dict[str, int]:
         """Return where each partition ends, having seen that it still has everything from `start` on."""
-        from tickhouse.journal.kafka_reader import must_be_kept
+        from tickhouse.journal.kafka.reader import must_be_kept
 
         topic = self._opened()
         return {name: must_be_kept(topic, int(name), offset).high for name, offset in start.items()}

@@ -84,6 +84,10 @@ class Journal(Protocol):
         """Return a reader from offset `start` on, interning into `feeds`."""
         ...
 
+    def beginning(self, partition: int) -> Position:
+        """Return where the house begins to read a partition of which it has no snapshot."""
+        ...
+
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:
         """Return the newest stored snapshot and where it was taken."""
         ...

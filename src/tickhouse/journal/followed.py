@@ -42,6 +42,10 @@ class FollowedRecording:
         """Return a reader from line `start` on, interning into `feeds`."""
         return FollowedReader(self._recording, self._reached, partition, start, feeds)
 
+    def beginning(self, partition: int) -> Position:
+        """Return where a recording begins."""
+        return self._recording.beginning(partition)
+
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:
         """Return the newest stored snapshot and where it was taken."""
         return self._recording.checkpoint(partition)

@@ -133,6 +133,10 @@ class PacedJournal:
         """Return a paced reader from offset `start` on."""
         return PacedReader(self._journal.reader(partition, start, feeds), self._multiple)
 
+    def beginning(self, partition: int) -> Position:
+        """Return where the journal begins."""
+        return self._journal.beginning(partition)
+
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:
         """Return the newest stored snapshot and where it was taken."""
         return self._journal.checkpoint(partition)

@@ -177,6 +177,10 @@ class Recording:
             with self._lock, translated(self._path):
                 self._database.execute("delete from files where id >= ?", (entry.id,))
 
+    def beginning(self, partition: int) -> Position:  # noqa: ARG002  (one partition)
+        """Return the first line."""
+        return Position()
+
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:
         """Return the newest stored snapshot and where it was taken."""
         with self._lock, translated(self._path):

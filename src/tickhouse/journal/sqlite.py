@@ -136,6 +136,10 @@ class SqliteJournal:
             raise ConfigError(f"a SQLite journal has the one partition 0, not {partition}")
         return SqliteReader(self.file, start, feeds, read_only=self._read_only)
 
+    def beginning(self, partition: int) -> Position:  # noqa: ARG002  (one partition)
+        """Return the beginning: what was pruned, every table had."""
+        return Position()
+
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:  # noqa: ARG002  (one partition)
         """Return the newest stored snapshot and where it was taken."""
         with self._lock, translated(self.file):

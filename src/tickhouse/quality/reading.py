@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,13 +22,14 @@ import pyarrow as pa
 from tickhouse.errors import ConfigError
 from tickhouse.model import NO_TIME
 from tickhouse.quality.reading_bars import BarRow, Windows, bar_rows, read_bars
-from tickhouse.quality.reading_ids import Ids
+from tickhouse.quality.reading_before import before
+from tickhouse.quality.reading_ids import GapRow, Ids
 from tickhouse.quality.reading_indicators import functions, read_indicators
-from tickhouse.quality.reading_records import FeedEvent, InstrumentRecords, ReceivedTrade, instruments
+from tickhouse.quality.reading_records import FeedEvent, InstrumentRecords, ReceivedTrade, instruments, plain_column
 from tickhouse.rules import Rules
 from tickhouse.tables import CAUSE, TABLES
 
-__all__ = ["DERIVED", "OtherVerdict", "Reading", "read_partition"]
+__all__ = ["DERIVED", "Known", "OtherVerdict", "Reading", "read_partition"]
 
 DERIVED = ("silver.trades", "gold.bars", "gold.indicators", "gold.anomalies", "gold.gaps")
 """The tables that follow from bronze."""
@@ -67,7 +68,7 @@ def read_partition(
     clock: int,
     progress: Callable[[int], None] | None = None,
     since: int = NO_TIME,
-    known_bars: pa.Table | None = None,
+    known: Known | None = None,
 ) -> Reading:
     """Derive silver and gold from one partition's bronze.
 
@@ -78,9 +79,9 @@ def read_partition(
         rules: The rules of the house.
         clock: The last heartbeat below the position that the tables were read to; NO_TIME before the first.
         progress: Called with the number of trades done, now and then.
-        since: Only rows that appeared at this clock or later are derived; bronze must still be whole, because identity and
-            the detector's samples go back to the first trade.
-        known_bars: The rows of `gold.bars` issued before `since`, from which the indicators go on.
+        since: Only rows that appeared at this clock or later are derived, going on from the bronze rows before it and from
+            `known`.
+        known: The derived rows from before `since`.
 
     Raises:
         ConfigError: the rules name an indicator or detector that is not known.
@@ -88,16 +89,28 @@ def read_partition(
     """
     rows = _Rows()
     reading = Reading({})
-    known = bar_rows(known_bars) if known_bars is not None else {}
-    for records in instruments(trades, rejected, events):
-        scope = _Scope(since, clock, known.get((records.venue, records.symbol), []))
+    known_bars = bar_rows(known.bars) if known is not None else {}
+    known_gaps = _gap_rows(known.gaps) if known is not None else {}
+    for records in instruments(trades, rejected, events, since):
+        key = records.venue, records.symbol
+        scope = _Scope(since, clock, known_bars.get(key, []), known_gaps.get(key, []))
         _read_instrument(records, rules, scope, rows, reading)
         rows.flush(at_least=_FLUSH_ROWS)
         if progress is not None:
-            progress(len(records.trades))
+            progress(len(records.trades) + (0 if records.before is None else len(records.before)))
     rows.flush()
     reading.tables = rows.tables()
     return reading
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Stored rows of one partition from before the span that is read."""
+
+    bars: pa.Table
+    """Of `gold.bars`; the indicators go on from them."""
+    gaps: pa.Table
+    """Of `gold.gaps`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +120,19 @@ class _Scope:
     since: int
     clock: int
     known_bars: list[BarRow]
+    known_gaps: list[GapRow]
 
     def has(self, clock: int | None) -> bool:
         return self.since == NO_TIME or (clock is not None and clock >= self.since)
 
 
 def _read_instrument(records: InstrumentRecords, rules: Rules, scope: _Scope, rows: _Rows, reading: Reading) -> None:
-    ids = Ids(records.venue, records.symbol, rules.lateness_us)
     detector = _Detector(rules.detector)
+    records, left = before(records, scope.known_gaps, rules, detector.size, scope.since)
+    ids = Ids(records.venue, records.symbol, rules.lateness_us, left.ids)
+    detector.go_on(left.prices)
     windows = Windows(rules, records.venue)
-    bar_trades: list[ReceivedTrade] = []
+    bar_trades = left.bar_trades
     for record in records.in_order():
         ids.settle(record.clock)
         if isinstance(record, FeedEvent):
@@ -143,6 +159,15 @@ def _read_instrument(records: InstrumentRecords, rules: Rules, scope: _Scope, ro
         issued, known = ([bar for bar in some if bar.interval == interval] for some in (bars, scope.known_bars))
         rows.add("gold.indicators", read_indicators(issued, wanted, known))
     rows.add("gold.gaps", [row for row in ids.gap_rows if scope.has(row[-1])])
+
+
+def _gap_rows(table: pa.Table) -> dict[tuple[str, str], list[GapRow]]:
+    """Return stored rows of `gold.gaps` by (venue, symbol)."""
+    rows: dict[tuple[str, str], list[GapRow]] = {}
+    names = ("venue", "symbol", "epoch", "first_missing_id", "last_missing_id", "state", "clock")
+    for cells in zip(*(plain_column(table.column(name)).to_pylist() for name in names), strict=True):
+        rows.setdefault(cells[:2], []).append(cells)
+    return rows
 
 
 def _invalid(trade: ReceivedTrade) -> str:
@@ -193,14 +218,19 @@ class _Detector:
         if match is None:
             raise ConfigError(f"detector {specification!r} is not known; use zscore(N,K), e.g. zscore(100,3)")
         self._name = specification
-        self._size, self._threshold = int(match[1]), float(match[2])
+        self.size, self._threshold = int(match[1]), float(match[2])
         self._ring: list[float] = []
         self._count = 0
         self._a = self._s = self._q = 0.0
 
+    def go_on(self, prices: Sequence[float]) -> None:
+        """Remember the prices that came before, from an anchor on: what is older than that is forgotten anyway."""
+        for price in prices:
+            self._remember(price)
+
     def look_at(self, trade: ReceivedTrade) -> tuple[Any, ...] | None:
         """Compare a trade with the prices before it, then remember its own; return the row of an anomaly."""
-        size, price, found = self._size, trade.price, None
+        size, price, found = self.size, trade.price, None
         if self._count >= size:
             mean = self._a + self._s / size
             var = (self._q - self._s * self._s / size) / (size - 1)
@@ -217,14 +247,14 @@ class _Detector:
     def _remember(self, price: float) -> None:
         self._count += 1
         self._ring.append(price)
-        oldest = self._ring.pop(0) if len(self._ring) > self._size else price
-        if self._count % self._size == 0:
+        oldest = self._ring.pop(0) if len(self._ring) > self.size else price
+        if self._count % self.size == 0:
             self._a, self._s, self._q = price, 0.0, 0.0
             for remembered in self._ring:
                 d = remembered - self._a
                 self._s += d
                 self._q += d * d
-        elif self._count > self._size:
+        elif self._count > self.size:
             d = price - self._a
             self._s += d
             self._q += d * d

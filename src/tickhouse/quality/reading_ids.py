@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tickhouse.quality.reading_records import FeedEvent, ReceivedTrade
 
-__all__ = ["GapRow", "Ids", "id_key"]
+__all__ = ["UNIQUE_US", "Gap", "GapRow", "IdState", "Ids", "Interval", "id_key"]
 
 _CONFLICT_US = 60_000_000
-_UNIQUE_US = 600_000_000
+UNIQUE_US = 600_000_000
+"""How long an id without order is remembered (rule R1)."""
 _MAX_INTERVALS = 1_000
 
 GapRow = tuple[str, str, int, int, int, str, int]
 
 
 @dataclass(slots=True)
-class _Interval:
+class Interval:
+    """A run of ids seen, and the span of their times."""
+
     first: int
     last: int
     min_ts: int
@@ -29,7 +32,9 @@ class _Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gap:
+class Gap:
+    """A run of ids missing."""
+
     first: int
     last: int
     clock: int
@@ -47,6 +52,25 @@ def id_key(trade: ReceivedTrade) -> int:
     return trade.trade_id or 0
 
 
+@dataclass(slots=True)
+class IdState:
+    """What the trades so far leave behind."""
+
+    epoch: int = 0
+    space: tuple[str, str] | None = None
+    """Id space and identity of the epoch's first trade."""
+    intervals: list[Interval] = field(default_factory=list)
+    """Ascending, none adjacent."""
+    pending: list[Gap] = field(default_factory=list)
+    """Not yet due."""
+    tracked: list[Gap] = field(default_factory=list)
+    """Open: neither healed nor lost."""
+    sighted: dict[int, int] = field(default_factory=dict)
+    """Clock of the last acceptance, by id."""
+    ever: set[int] = field(default_factory=set)
+    """Ids in `silver.trades`, of every epoch and id space."""
+
+
 class Ids:
     """The id space of one instrument, and what is missing in it.
 
@@ -54,19 +78,15 @@ class Ids:
         venue: Of the instrument.
         symbol: Of the instrument.
         lateness_us: How long a hole may wait to be filled before it is a gap.
+        state: What earlier trades left behind; none have come where it is not given.
     """
 
-    def __init__(self, venue: str, symbol: str, lateness_us: int) -> None:
+    def __init__(self, venue: str, symbol: str, lateness_us: int, state: IdState | None = None) -> None:
         self.gap_rows: list[GapRow] = []
         self._venue, self._symbol, self._lateness_us = venue, symbol, lateness_us
-        self._epoch = 0
-        self._space: tuple[str, str] | None = None
-        self._intervals: list[_Interval] = []
-        self._pending: list[_Gap] = []
-        self._tracked: list[_Gap] = []
-        self._sighted: dict[int, int] = {}
-        self._ever: set[int] = set()
-        """Ids in `silver.trades`, of every epoch and id space."""
+        state = state or IdState()
+        self._epoch, self._space, self._intervals = state.epoch, state.space, state.intervals
+        self._pending, self._tracked, self._sighted, self._ever = state.pending, state.tracked, state.sighted, state.ever
 
     def judge(self, trade: ReceivedTrade) -> str:
         """Return the verdict on a valid trade, and remember it if it is accepted."""
@@ -93,7 +113,7 @@ class Ids:
         for gap in [gap for gap in self._pending if gap.due <= clock > gap.clock]:
             self._pending.remove(gap)
             for first, last in self._holes(gap.first, gap.last):
-                self._tracked.append(_Gap(first, last, gap.clock, gap.due))
+                self._tracked.append(Gap(first, last, gap.clock, gap.due))
                 self._row(first, last, "open", gap.due)
 
     def new_ids(self, event: FeedEvent) -> None:
@@ -114,7 +134,7 @@ class Ids:
     def _unique(self, trade: ReceivedTrade) -> str:
         assert trade.clock is not None
         key = id_key(trade)
-        if key in self._sighted and trade.clock - self._sighted[key] <= _UNIQUE_US:
+        if key in self._sighted and trade.clock - self._sighted[key] <= UNIQUE_US:
             return "duplicate"
         if trade.backfilled and key in self._ever:
             return "duplicate"
@@ -132,7 +152,7 @@ class Ids:
         highest = self._intervals[-1].last if self._intervals else None
         self._add(trade.trade_id, trade.ts)
         if highest is not None and trade.trade_id > highest + 1 and not trade.backfilled:
-            self._pending.append(_Gap(highest + 1, trade.trade_id - 1, trade.clock, trade.clock + self._lateness_us))
+            self._pending.append(Gap(highest + 1, trade.trade_id - 1, trade.clock, trade.clock + self._lateness_us))
         for gap in [gap for gap in self._tracked if gap.first <= trade.trade_id <= gap.last]:
             if not self._holes(gap.first, gap.last):
                 self._tracked.remove(gap)
@@ -141,7 +161,7 @@ class Ids:
             self._close_oldest_hole(trade.clock)
         return "accepted"
 
-    def _interval_of(self, trade_id: int) -> _Interval | None:
+    def _interval_of(self, trade_id: int) -> Interval | None:
         place = bisect.bisect_right(self._intervals, trade_id, key=lambda interval: interval.first) - 1
         if place >= 0 and trade_id <= self._intervals[place].last:
             return self._intervals[place]
@@ -149,7 +169,7 @@ class Ids:
 
     def _add(self, trade_id: int, ts: int) -> None:
         place = bisect.bisect_right(self._intervals, trade_id, key=lambda interval: interval.first)
-        self._intervals.insert(place, _Interval(trade_id, trade_id, ts, ts))
+        self._intervals.insert(place, Interval(trade_id, trade_id, ts, ts))
         if place + 1 < len(self._intervals) and self._intervals[place + 1].first == trade_id + 1:
             self._merge(place)
         if place > 0 and self._intervals[place - 1].last == trade_id - 1:
@@ -158,7 +178,7 @@ class Ids:
     def _merge(self, place: int) -> None:
         """Make one of the interval at `place` and the next one."""
         low, high = self._intervals[place], self._intervals.pop(place + 1)
-        self._intervals[place] = _Interval(low.first, high.last, min(low.min_ts, high.min_ts), max(low.max_ts, high.max_ts))
+        self._intervals[place] = Interval(low.first, high.last, min(low.min_ts, high.min_ts), max(low.max_ts, high.max_ts))
 
     def _holes(self, first: int, last: int) -> list[tuple[int, int]]:
         """Return the maximal runs of ids not seen in [first, last]."""

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tickhouse.errors import LogCorruptError
+from tickhouse.model import NO_TIME
 
-__all__ = ["REASONS", "FeedEvent", "InstrumentRecords", "ReceivedTrade", "instruments", "plain_column"]
+__all__ = ["REASONS", "FeedEvent", "InstrumentRecords", "ReceivedTrade", "instruments", "plain_column", "received"]
 
 REASONS = frozenset({"symbol", "price", "size", "ts", "future", "identity", "id_conflict"})
 """Why the pipeline rejects a trade; other reasons are those of sources, whose payloads are no trades."""
@@ -103,19 +105,22 @@ class InstrumentRecords:
     symbol: str
     trades: list[ReceivedTrade] = field(default_factory=list)
     events: list[FeedEvent] = field(default_factory=list)
+    before: pa.Table | None = None
+    """Rows of `bronze.trades` from before the span that is read: columns of plain values, in journal order."""
 
     def in_order(self) -> list[ReceivedTrade | FeedEvent]:
         """Return trades and events by (offset, row)."""
         return sorted([*self.trades, *self.events], key=lambda record: (record.offset, record.row))
 
 
-def instruments(trades: pa.Table, rejected: pa.Table, events: pa.Table) -> Iterator[InstrumentRecords]:
+def instruments(trades: pa.Table, rejected: pa.Table, events: pa.Table, since: int = NO_TIME) -> Iterator[InstrumentRecords]:
     """Yield the records of each instrument of one partition, by (venue, symbol).
 
     Args:
         trades: Rows of `bronze.trades`.
         rejected: Rows of `bronze.rejected`; what a source rejected is passed over.
         events: Rows of `bronze.events`.
+        since: Trades with a clock before it stay columns, in `before`.
 
     Raises:
         LogCorruptError: a row cannot be read as what it should be.
@@ -132,14 +137,23 @@ def instruments(trades: pa.Table, rejected: pa.Table, events: pa.Table) -> Itera
             event = FeedEvent(row["offset"], row["row"], row["clock"], row["event"], _detail(row))
             of(row["venue"] or "", row["symbol"] or "").events.append(event)
     for piece in _by_instrument(trades):
-        first = next(piece)
-        records = others.pop((first.venue, first.symbol), None) or InstrumentRecords(first.venue, first.symbol)
-        records.trades = [first, *piece, *records.trades]
+        clock = pc.fill_null(piece.column("clock"), NO_TIME)
+        within = received(piece.filter(pc.greater_equal(clock, since)))
+        venue, symbol = (piece.column(name)[0].as_py() for name in ("venue", "symbol"))
+        records = others.pop((venue, symbol), None) or InstrumentRecords(venue, symbol)
+        records.trades = [*within, *records.trades]
+        records.before = piece.filter(pc.less(clock, since))
         yield records
     yield from others.values()
 
 
-def _by_instrument(trades: pa.Table) -> Iterator[Iterator[ReceivedTrade]]:
+def received(rows: pa.Table) -> list[ReceivedTrade]:
+    """Return columns as records."""
+    columns = [column.to_pylist() for column in rows.columns]
+    return [ReceivedTrade(*values) for values in zip(*columns, strict=True)]
+
+
+def _by_instrument(trades: pa.Table) -> Iterator[pa.Table]:
     if not len(trades):
         return
     arrays = [_plain(trades.select([name])).column(0).cast(kind) for name, kind in _TRADE_COLUMNS.items()]
@@ -154,8 +168,7 @@ def _by_instrument(trades: pa.Table) -> Iterator[Iterator[ReceivedTrade]]:
         changed[1:] |= indices[1:] != indices[:-1]
     bounds = [*np.flatnonzero(changed).tolist(), len(table)]
     for begin, end in pairwise(bounds):
-        columns = [column.to_pylist() for column in table.slice(begin, end - begin).columns]
-        yield (ReceivedTrade(*values) for values in zip(*columns, strict=True))
+        yield table.slice(begin, end - begin)
 
 
 def _rejected_trades(rejected: pa.Table) -> Iterator[ReceivedTrade]:

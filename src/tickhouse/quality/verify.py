@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from tickhouse.model import NO_TIME, Position
 from tickhouse.quality.digest import DigestBuilder, row_hashes
-from tickhouse.quality.reading import DERIVED, OtherVerdict, read_partition
+from tickhouse.quality.reading import DERIVED, Known, OtherVerdict, read_partition
 from tickhouse.rules import Rules
 from tickhouse.tables import TABLES, TIME, Table
 
@@ -122,9 +122,8 @@ def verify(store: Store, *, day: date | None = None, progress: Callable[[int], N
 
     Args:
         store: The tables of a house; read only.
-        day: Prove only the rows that appeared on this UTC date (by `available_at`, else by `clock`). Bars and indicators of
-            other days are not recomputed, and indicators go on from the stored bars; identity and the detector's samples
-            still go back to the first trade.
+        day: Prove only the rows that appeared on this UTC date (by `available_at`, else by `clock`), going on from the stored
+            rows of the days before: their verdicts, gaps and bars are taken as they stand.
         progress: Called with the number of trades done so far, now and then.
 
     Raises:
@@ -159,9 +158,9 @@ class _Span:
         """Return the rows that appeared in the span or before it."""
         return table if self.since == NO_TIME else self._between(table, NO_TIME, self.until, without=True)
 
-    def before(self, table: pa.Table) -> pa.Table | None:
-        """Return the rows that appeared before the span; None where it has no beginning."""
-        return None if self.since == NO_TIME else self._between(table, NO_TIME, self.since)
+    def before(self, table: pa.Table) -> pa.Table:
+        """Return the rows that appeared before the span."""
+        return self._between(table, NO_TIME, self.since)
 
     @staticmethod
     def _between(table: pa.Table, since: int, until: int, *, without: bool = False) -> pa.Table:
@@ -186,9 +185,9 @@ class _Work:
         position = self._store.position(partition)
         read = (span.up_to_its_end(self._store.read(name, partition, position.offset)) for name in _BRONZE)
         trades, rejected, events = read
-        bars = self._store.read("gold.bars", partition, position.offset)
+        bars, gaps = (self._store.read(name, partition, position.offset) for name in ("gold.bars", "gold.gaps"))
         clock = min(position.clock, span.until - 1)
-        known = span.before(bars)
+        known = None if span.since == NO_TIME else Known(span.before(bars), span.before(gaps))
         reading = read_partition(trades, rejected, events, self._rules, clock, self._advance, span.since, known)
         _check_verdicts(partition, reading.other_verdicts, report)
         _check_clocks(partition, trades, clock, report)
@@ -198,7 +197,9 @@ class _Work:
         made_bars = _count(partition, trades, rejected, report)
         del trades, rejected, events
         for name in DERIVED:
-            table = bars if name == "gold.bars" else self._store.read(name, partition, position.offset)
+            table = {"gold.bars": bars, "gold.gaps": gaps}.get(name)
+            if table is None:
+                table = self._store.read(name, partition, position.offset)
             stored = _Side(span.within(table), name)
             recomputed = _Side(reading.tables.pop(name), name)
             self._stored[name].add(*stored.hashes)

@@ -6,7 +6,7 @@ the journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,6 @@ from tickhouse.live import Board
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts
 from tickhouse.processes import Child
-from tickhouse.runs.companions import Companions
 from tickhouse.runs.work import WorkRun
 from tickhouse.settings import Settings
 
@@ -35,8 +34,6 @@ class LiveRun:
         settings: All of them.
         symbols: Instead of those a source takes by itself.
         record: Also keep every frame here.
-        companions: Commands to run beside it, e.g. `serve`.
-        say: Told what those have to say, a line each.
     """
 
     def __init__(
@@ -45,9 +42,6 @@ class LiveRun:
         settings: Settings,
         symbols: Sequence[str] | None = None,
         record: Path | None = None,
-        *,
-        companions: Sequence[Sequence[str]] = (),
-        say: Callable[[str], None] = print,
     ) -> None:
         command = ["ingest", "--house", str(house.path)]
         command += ["--symbols", ",".join(symbols)] if symbols else []
@@ -57,7 +51,6 @@ class LiveRun:
         self._settings = settings
         self._command = command
         self._ingest: Child | None = None
-        self._companions = Companions(companions, settings, say)
         self.headline = f"{house.path}"
         """Which source, and why; known once the context is entered."""
 
@@ -91,7 +84,6 @@ class LiveRun:
             self._ingest = stack.enter_context(Child(self._command, self._settings))
             stack.enter_context(self._work)
             self.headline = self._ingest.first_line(_FIRST_LINE_S)
-            stack.enter_context(self._companions)  # only now: nothing delays the first trade's way into the journal
             self._stack = stack.pop_all()
         return self
 

@@ -12,16 +12,15 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-import structlog
 
 from tickhouse.engines.embedded import commit_with_retries
 from tickhouse.engines.job import Job
 from tickhouse.engines.ranges import RangeResult
 from tickhouse.engines.spark import SparkEngine
-from tickhouse.errors import ConfigError, LogCorruptError, SchemaMismatchError
+from tickhouse.errors import ConfigError, SchemaMismatchError
 from tickhouse.house import House
-from tickhouse.journal.kafka import KafkaJournal
-from tickhouse.journal.kafka_client import TopicIdentity
+from tickhouse.journal.kafka.client import TopicIdentity
+from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.live import Board
 from tickhouse.model import Position
 from tickhouse.pipeline import Counts
@@ -31,8 +30,6 @@ from tickhouse.sinks.lake import Lake
 __all__ = ["SparkRun", "spark_job"]
 
 _MARK = "tickhouse.json"
-
-_log = structlog.get_logger(__name__)
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -96,12 +93,12 @@ class SparkRun:
             journal = self._house.live(self._settings, self._give_up)
             stack.callback(journal.close)
             assert isinstance(journal, KafkaJournal)
-            self._lake = lake = self._house.lake()
+            self._lake = lake = self._house.lake(durable=self._settings.journal.sync == "full")
             stack.callback(lake.close)
             folder = self._house.path.absolute() / "spark"
             if self._from_beginning:
                 shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-            job = spark_job(self._house, self._settings, journal, lake, folder / "checkpoint")
+            job = spark_job(self._house, self._settings, journal, folder / "checkpoint")
             self._engine = stack.enter_context(SparkEngine(job, self._settings.spark, folder, self._commit))
             self._stack = stack.pop_all()
         return self
@@ -120,12 +117,12 @@ class SparkRun:
             self._counts[result.range.partition] = result.counts
 
 
-def spark_job(house: House, settings: Settings, journal: KafkaJournal, lake: Lake, checkpoint: Path) -> Job:
+def spark_job(house: House, settings: Settings, journal: KafkaJournal, checkpoint: Path) -> Job:
     """Return what the executors have to know, having seen that the checkpoint belongs to the house.
 
     Raises:
         SchemaMismatchError: it does not.
-        LogCorruptError: there is none, and the topic's beginning is gone.
+        LogCorruptError: there is none, and what the state would be made of is gone.
     """
     file = checkpoint / _MARK
     if file.exists():
@@ -133,7 +130,7 @@ def spark_job(house: House, settings: Settings, journal: KafkaJournal, lake: Lak
     elif (checkpoint / "offsets").exists():
         raise SchemaMismatchError(f"{checkpoint} is no checkpoint of Tickhouse; {_ANEW}")
     else:
-        begin = _beginning(journal, lake)
+        begin = tuple(journal.beginning(partition).offset for partition in range(journal.partitions))
     rules = journal.rules()
     mark = _Mark(house.identity(), journal.topic.identity, rules.fingerprint(), begin)
     if file.exists():
@@ -170,27 +167,3 @@ def _must_match(found: _Mark, wanted: _Mark, checkpoint: Path) -> None:
         raise SchemaMismatchError(f"{checkpoint} is the checkpoint of another topic ({found.topic.topic}); {_ANEW}")
     if found.rules != wanted.rules:
         raise SchemaMismatchError(f"{checkpoint} was made with rules {found.rules}, the house has {wanted.rules}; {_ANEW}")
-
-
-def _beginning(journal: KafkaJournal, lake: Lake) -> tuple[int, ...]:
-    """Return where each partition begins; a house that has rows needs the topic from where it began itself."""
-    begin = []
-    for partition in range(journal.partitions):
-        low = journal.topic.ends(partition).low
-        has = max(lake.positions(partition).values()).offset
-        if low and has:
-            raise LogCorruptError(
-                f"Spark's state of partition {partition} is to be made anew, but retention has deleted the first {low:,} "
-                f"messages of {journal.topic.settings.topic}, which the house has rows of (up to {has:,}): "
-                "restore the checkpoint, or begin a new house"
-            )
-        if low:
-            _log.warning(
-                "kafka_topic_begins_late",
-                topic=journal.topic.settings.topic,
-                partition=partition,
-                first_offset=low,
-                hint="retention has deleted what came before; this house begins here",
-            )
-        begin.append(low)
-    return tuple(begin)

@@ -14,11 +14,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickhouse.model import I32, NO_TIME, Batch, Cause, Instrument
+from tickhouse.model import I32, NO_TIME, Batch, Instrument, Offsets
 from tickhouse.serving.feeds import FeedFigures
 from tickhouse.serving.open_bars import Look, OpenBars
 from tickhouse.serving.ring import CHANNELS, Piece, Ring, Series, Wanted
@@ -37,12 +36,14 @@ FEEDS_EVERY_S = 1.0
 
 
 class _Published(NamedTuple):
-    pieces: tuple[Piece, ...]
-    position: int
-    clock: int
+    """What a batch became."""
+
+    partition: int
+    end: int
+    tables: list[tuple[str, pa.Table, pa.Table | None]]
+    """(channel, rows, values of indicators beside bars)."""
     instruments: I32
     received_at: int | None
-    begins: bool = False
 
 
 class Hub:
@@ -55,7 +56,8 @@ class Hub:
 
     def __init__(self, wake: Callable[[], None], figures: FeedFigures | None = None) -> None:
         self._wake = wake
-        self._inbox: deque[_Published] = deque()
+        self._inbox: deque[_Published | Offsets] = deque()
+        """Offsets = a pipeline of each partition begins there."""
         self._told = False
         self._room = threading.Condition()
         self._subscriptions: dict[tuple[str, Series], dict[Subscription, Callable[[], None]]] = {}
@@ -63,12 +65,11 @@ class Hub:
         """How many subscriptions of a channel are of some series only."""
         self._feeds_at = 0.0
         self._newest: int | None = None
-        self._begun: tuple[Past, Look, Sequence[Instrument], bool] | None = None
+        self._begun: tuple[Past, Look, Sequence[Sequence[Instrument]], bool] | None = None
         self.rings = {channel: Ring(_RING_ROWS) for channel, table in CHANNELS.items() if table}
         self.figures = figures or FeedFigures()
-        self.position = 0
-        """The journal offset up to which everything was pumped."""
-        self.clock = NO_TIME
+        self.position: Offsets = (0,)
+        """How far everything was pumped."""
         self.generation = 0
         """Counts the houses followed: offsets of different ones mean nothing to each other."""
         self.open_bars = OpenBars()
@@ -79,30 +80,31 @@ class Hub:
 
     # The engine's thread.
 
-    def begin(self, position: int, past: Past, look: Look, instruments: Sequence[Instrument], *, is_same_house: bool) -> None:
-        """Learn that a pipeline starts; called before its first `publish`.
+    def begin(
+        self, position: Offsets, past: Past, look: Look, instruments: Sequence[Sequence[Instrument]], *, is_same_house: bool
+    ) -> None:
+        """Learn that the pipelines start; called before the first `publish`.
 
         Args:
-            position: The journal offset where it does.
+            position: The journal offsets where they do.
             past: How stored rows are read.
-            look: How its open bars are read.
-            instruments: Those it knows, by code; it grows.
-            is_same_house: Whether the pipeline before it was of the same house.
+            look: How their open bars are read.
+            instruments: Those that each knows, by partition; they grow.
+            is_same_house: Whether the pipelines before were of the same house.
         """
         with self._room:
             self._inbox.clear()
             self._begun = (past, look, instruments, is_same_house)
-            self._inbox.append(_Published((), position, NO_TIME, np.empty(0, np.int32), None, begins=True))
+            self._inbox.append(position)
         self._tell()
 
-    def publish(self, batch: Batch, outputs: Outputs, instruments: I32, begin: int) -> None:
-        """Take what a batch became; waits while the subscribers' thread is far behind.
+    def publish(self, batch: Batch, outputs: Outputs, instruments: I32) -> None:
+        """Take what a batch became, in the order of each partition; waits while the subscribers' thread is far behind.
 
         Args:
             batch: As the pipeline was fed with it.
             outputs: What it made of it.
-            instruments: Codes of those with trades in it.
-            begin: The offset of the first message of the batch.
+            instruments: Codes of those with trades in it, as `Look` takes them.
         """
         received_at = None
         if len(batch.trades):
@@ -111,17 +113,16 @@ class Hub:
             if received_at is not None:
                 at = int(batch.trades.received_at.argmax())
                 timer("tickhouse_serve_latency_seconds")(max(0, newest - int(batch.trades.ts[at])) / 1e6, "received")
-        pieces = []
+        tables = []
         for channel, name in CHANNELS.items():
             table = outputs.tables.get(name)
             if table is not None and len(table):
-                values = outputs.tables.get("gold.indicators") if channel == "bars" else None
-                pieces.append(Piece(channel, begin, outputs.position.offset, received_at, table, values))
+                tables.append((channel, table, outputs.tables.get("gold.indicators") if channel == "bars" else None))
         self.figures.add(outputs)
         with self._room:
             while len(self._inbox) >= _INBOX_PIECES:
                 self._room.wait(1.0)
-            self._inbox.append(_Published(tuple(pieces), *outputs.position, instruments, received_at))
+            self._inbox.append(_Published(outputs.partition, outputs.position.offset, tables, instruments, received_at))
         self._tell()
 
     def _tell(self) -> None:
@@ -173,10 +174,10 @@ class Hub:
         touched: dict[str, set[Series]] = {}
         while self._inbox:
             published = self._inbox.popleft()
-            if published.begins:
-                self._start(published.position)
+            if not isinstance(published, _Published):
+                self._start(published)
                 continue
-            for piece in published.pieces:
+            for piece in self._pieces(published):
                 self.rings[piece.channel].add(piece)
                 if self._has_subscribers(piece.channel):
                     series = touched.setdefault(piece.channel, set())
@@ -184,7 +185,6 @@ class Hub:
                         series.update(piece.series())
                 if piece.channel == "bars":
                     self.open_bars.close(piece.table)
-            self.position, self.clock = published.position, published.clock
             self.open_bars.touch(published.instruments)
             if published.received_at is not None:
                 self._newest = published.received_at
@@ -195,7 +195,13 @@ class Hub:
             self._make_ready(channel, series)
         return self._pace(time.monotonic())
 
-    def _start(self, position: int) -> None:
+    def _pieces(self, published: _Published) -> list[Piece]:
+        """Return what was published as pieces, and move the position."""
+        begin, at = self.position, published.partition
+        self.position = end = (*begin[:at], published.end, *begin[at + 1 :])
+        return [Piece(channel, begin, end, published.received_at, table, values) for channel, table, values in published.tables]
+
+    def _start(self, position: Offsets) -> None:
         assert self._begun is not None
         self.past, look, instruments, is_same_house = self._begun
         self.open_bars.begin(look, instruments)
@@ -252,8 +258,7 @@ class Hub:
         for column, value in (("symbol", wanted.symbol), ("venue", wanted.venue), ("interval", wanted.interval)):
             if value is not None:
                 asked &= pc.field(column) == value
-        before = Cause(0, 1 << 62, 0)
-        found = past.rows("gold.bars", asked, before, first=start, symbol=wanted.symbol)
+        found = past.rows("gold.bars", asked, None, first=start, symbol=wanted.symbol)
         latest: dict[tuple[str, int], Record] = {}
         for row in records(
             found.sort_by([("available_at", "ascending"), ("revision", "ascending")]), shown_columns("gold.bars")

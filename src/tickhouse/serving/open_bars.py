@@ -29,7 +29,10 @@ _AS_OPEN: Record = {"revision": None, "available_at": None, "final": False}
 _Key = TypeVar("_Key")
 
 Look = Callable[[I32 | None, Collection[str] | None], pa.Table]
-"""Reads the open bars of some instruments and intervals (None = all), as rows of `gold.bars`; from any thread."""
+"""Reads the open bars of some instruments and intervals (None = all), as rows of `gold.bars`; from any thread.
+
+An instrument's code is that of its pipeline, times the partitions, plus its own.
+"""
 
 
 class _OpenBar(NamedTuple):
@@ -48,10 +51,10 @@ class OpenBars:
 
     def __init__(self) -> None:
         self._look: Look | None = None
-        self._instruments: Sequence[Instrument] = ()
+        self._instruments: Sequence[Sequence[Instrument]] = ()
         self._codes: dict[str, set[int]] = {}
-        """The instruments of each symbol, of the first `_named`."""
-        self._named = 0
+        """The codes of each symbol, of the first `_named` instruments of each partition."""
+        self._named: list[int] = []
         self._bars: dict[Series, dict[int, _OpenBar]] = {}
         self._series_of: dict[str, set[Series]] = {}
         """The series in `_bars` of each symbol."""
@@ -68,14 +71,14 @@ class OpenBars:
         self.version = 0
         """Counts the read-outs."""
 
-    def begin(self, look: Look, instruments: Sequence[Instrument]) -> None:
-        """Forget everything: a pipeline begins.
+    def begin(self, look: Look, instruments: Sequence[Sequence[Instrument]]) -> None:
+        """Forget everything: pipelines begin.
 
         Args:
-            look: Reads it out.
-            instruments: Its instruments by code; it grows.
+            look: Reads them out.
+            instruments: Those of each partition, by their code in its pipeline; they grow.
         """
-        self._look, self._instruments, self._named = look, instruments, 0
+        self._look, self._instruments, self._named = look, instruments, [0] * len(instruments)
         for known in (self._codes, self._bars, self._series_of, self._covered, self._touched, self._not_before):
             known.clear()
 
@@ -106,7 +109,8 @@ class OpenBars:
         """Take note that instruments traded."""
         codes = instruments.tolist() if self._symbols else []
         if None not in self._symbols:
-            codes = [code for code in codes if self._instruments[code].symbol in self._symbols]
+            count = len(self._instruments)
+            codes = [code for code in codes if self._instruments[code % count][code // count].symbol in self._symbols]
         self._touched.update(codes)
 
     def close(self, table: pa.Table) -> None:
@@ -161,9 +165,11 @@ class OpenBars:
         return [bar for bars in groups for bar in bars.values() if bar.version > version]
 
     def _codes_of(self, symbol: str) -> set[int]:
-        for code in range(self._named, len(self._instruments)):
-            self._codes.setdefault(self._instruments[code].symbol, set()).add(code)
-            self._named = code + 1
+        for partition, instruments in enumerate(self._instruments):
+            for own in range(self._named[partition], len(instruments)):
+                code = own * len(self._instruments) + partition
+                self._codes.setdefault(instruments[own].symbol, set()).add(code)
+                self._named[partition] = own + 1
         return self._codes.get(symbol, set())
 
     def _read(self, codes: set[int]) -> set[Series]:

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickhouse.errors import ConfigError
+from tickhouse.history import caused
+from tickhouse.model import Offsets
 from tickhouse.serving.queries import wide_name
 from tickhouse.serving.rows import Record, joined, records, row_objects, shown_columns
 
-__all__ = ["CHANNELS", "Piece", "Ring", "Series", "Wanted", "wide_records", "with_indicators"]
+__all__ = ["CHANNELS", "Piece", "Ring", "Series", "Wanted", "furthest", "has_reached", "wide_records", "with_indicators"]
 
 CHANNELS: dict[str, str] = {
     "trades": "silver.trades",
@@ -59,7 +61,7 @@ class Wanted:
     """With bars: a column for each output of an indicator."""
     since: int | None = None
     """UTC microseconds: also everything stored from then on, each row once."""
-    after: int | None = None
+    after: Offsets | None = None
     """A `seq` seen before: also everything made since."""
 
     def __post_init__(self) -> None:
@@ -67,8 +69,8 @@ class Wanted:
             raise ConfigError(f"there is no channel {self.channel!r}; use {', '.join(CHANNELS)}")
         if self.interval is not None and self.channel not in _WITH_INTERVAL:
             raise ConfigError(f"channel {self.channel!r} has no intervals; leave `interval` out")
-        if self.after is not None and self.after < 0:
-            raise ConfigError(f"after: {self.after} is no `seq`; give one that came with a message")
+        if self.after is not None and (not self.after or min(self.after) < 0):
+            raise ConfigError(f"after: {list(self.after)} is no `seq`; give one that came with a message")
         if self.is_stitched and not self.table:
             raise ConfigError(f"channel {self.channel!r} stores nothing; leave `since` and `after` out")
 
@@ -97,13 +99,23 @@ class Wanted:
         return self.venue, self.symbol, self.interval
 
 
+def has_reached(offsets: Offsets, others: Offsets) -> bool:
+    """Say whether offsets are at or beyond others in every partition."""
+    return all(mine >= other for mine, other in zip(offsets, others, strict=True))
+
+
+def furthest(offsets: Offsets, others: Offsets) -> Offsets:
+    """Return the larger offset of each partition."""
+    return tuple(map(max, offsets, others))
+
+
 class Piece:
     """Rows of one table that were made at one time.
 
     Args:
         channel: Of which channel.
-        begin: Journal offset of the first message that may have made a row of it.
-        end: The offset after the last.
+        begin: How far everything had come before it was made.
+        end: How far everything had come with it.
         received_at: The newest trade's in the batch that made it; None where there is none.
         table: The rows.
         values: With bars: the rows of `gold.indicators` made beside them.
@@ -112,7 +124,13 @@ class Piece:
     __slots__ = ("_all", "_by_series", "begin", "channel", "end", "received_at", "table", "values")
 
     def __init__(
-        self, channel: str, begin: int, end: int, received_at: int | None, table: pa.Table, values: pa.Table | None = None
+        self,
+        channel: str,
+        begin: Offsets,
+        end: Offsets,
+        received_at: int | None,
+        table: pa.Table,
+        values: pa.Table | None = None,
     ) -> None:
         self.channel = channel
         self.begin = begin
@@ -123,13 +141,13 @@ class Piece:
         self._all: dict[bool, bytes] = {}
         self._by_series: dict[bool, dict[Series, bytes]] = {}
 
-    def from_offset(self, offset: int) -> Piece:
-        """Return the rows caused from `offset` on."""
-        if offset <= self.begin:
+    def from_offsets(self, offsets: Offsets) -> Piece:
+        """Return the rows caused from `offsets` on."""
+        if has_reached(self.begin, offsets):
             return self
-        later = pc.field("offset") >= offset
+        later = caused(offsets, None)
         values = None if self.values is None else self.values.filter(later)
-        return Piece(self.channel, offset, self.end, self.received_at, self.table.filter(later), values)
+        return Piece(self.channel, furthest(self.begin, offsets), self.end, self.received_at, self.table.filter(later), values)
 
     def series(self) -> set[Series]:
         """Return the series that it has rows of."""
@@ -214,11 +232,11 @@ class Ring:
         self._rows = 0
         self._joined: deque[Piece] = deque()
         self._recent: deque[Piece] = deque()
-        self.floor = 0
-        """Everything caused from this offset on is here."""
+        self.floor: Offsets = (0,)
+        """Everything caused from these offsets on is here."""
 
-    def clear(self, floor: int) -> None:
-        """Begin anew from an offset."""
+    def clear(self, floor: Offsets) -> None:
+        """Begin anew from some offsets."""
         self._joined.clear()
         self._recent.clear()
         self._rows, self.floor = 0, floor
@@ -234,14 +252,12 @@ class Ring:
             self._rows -= len(gone.table)
             self.floor = gone.end
 
-    def since(self, offset: int) -> Sequence[Piece] | None:
-        """Return the pieces with rows caused from `offset` on; None where some are here no more."""
-        if offset < self.floor:
+    def since(self, offsets: Offsets) -> Sequence[Piece] | None:
+        """Return the pieces with rows caused from `offsets` on; None where some are here no more."""
+        if not has_reached(offsets, self.floor):
             return None
-        found = list(takewhile(lambda piece: piece.end > offset, self._backwards()))[::-1]
-        if found:
-            found[0] = found[0].from_offset(offset)
-        return found
+        found = list(takewhile(lambda piece: not has_reached(offsets, piece.end), self._backwards()))
+        return [piece.from_offsets(offsets) for piece in reversed(found)]
 
     def newest(self, wanted: Wanted, rows: int) -> list[Record]:
         """Return up to so many of the newest rows that are wanted, oldest first."""

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickhouse.errors import ConfigError
-from tickhouse.model import Cause
-from tickhouse.serving.ring import Wanted, with_indicators
+from tickhouse.model import Offsets
+from tickhouse.serving.ring import Wanted, furthest, has_reached, with_indicators
 from tickhouse.serving.rows import Record, joined, records, shown_columns
 from tickhouse.tables import TABLES, TIME
 
@@ -32,10 +32,19 @@ _STITCHED_ROWS = 500_000
 
 
 class Past(Protocol):
-    """How stored rows are read: `history.LakeHistory` is one."""
+    """How stored rows are read: `history.LakeHistories` is one."""
 
-    def rows(self, name: str, asked: Any, before: Cause, *, first: int = ..., symbol: str | None = None) -> pa.Table:
-        """Return rows of a table with a cause before the given one, stored or on their way."""
+    def rows(
+        self,
+        name: str,
+        asked: Any,
+        before: Offsets | None,
+        *,
+        since: Offsets | None = None,
+        first: int = ...,
+        symbol: str | None = None,
+    ) -> pa.Table:
+        """Return rows of a table, stored or on their way, caused from `since` on and before `before`."""
         ...
 
 
@@ -44,8 +53,8 @@ class Message:
     """What a subscriber is sent."""
 
     kind: Literal["snapshot", "delta"]
-    seq: int
-    """A journal offset: everything caused before it has been sent."""
+    seq: Offsets
+    """Everything caused before has been sent."""
     records: Sequence[Record]
     """Empty where `encoded` is used."""
     encoded: bytes
@@ -58,12 +67,12 @@ class Message:
 class Place:
     """Where a snapshot ends and deltas begin."""
 
-    position: int
+    position: Offsets
     past: Past | None
     newest: list[Record]
     """Rows that the hub itself has."""
     open_bars: list[Record]
-    missed_from: int | None
+    missed_from: Offsets | None
     """Rows caused from here on were missed; None = a first snapshot."""
 
 
@@ -82,8 +91,8 @@ class Subscription:
         """It needs a snapshot before anything else."""
         self._hub = hub
         self._as_records = as_records
-        self._cursor = -1
-        self._sent = False
+        self._sent: Offsets | None = None
+        """Everything caused before was sent; None = nothing was."""
         self._generation = hub.generation
         self._version = 0
         """Of the open bars or figures sent last."""
@@ -91,19 +100,20 @@ class Subscription:
     def begin(self) -> Place:
         """Take a place: the snapshot that `finish` makes of it and the deltas after it meet without a gap or a double."""
         hub, wanted = self._hub, self.wanted
-        is_same = self._sent and self._generation == hub.generation
-        missed_from = self._cursor if is_same and wanted.is_stitched else None
+        sent = self._sent if self._generation == hub.generation else None
+        # Where the house is followed anew, what was sent before may be ahead of that.
+        position = hub.position if sent is None else furthest(hub.position, sent)
         newest: list[Record] = []
         ring = hub.rings.get(wanted.channel)
         if not wanted.is_stitched and ring is not None and wanted.channel in _NEWEST_ROWS:
             newest = ring.newest(wanted, _NEWEST_ROWS[wanted.channel])
         if wanted.channel == "feeds":
             newest = hub.feed_records(wanted)
+        missed_from = sent if wanted.is_stitched else None
         opened = hub.open_bars.records(wanted, 0) if wanted.channel == "bars" else []
-        place = Place(hub.position, hub.past, newest, opened, missed_from)
-        self._cursor, self._version, self._generation = hub.position, hub.open_bars.version, hub.generation
-        self.is_stale, self._sent = False, True
-        return place
+        self._sent, self._version, self._generation = position, hub.open_bars.version, hub.generation
+        self.is_stale = False
+        return Place(position, hub.past, newest, opened, missed_from)
 
     def finish(self, place: Place) -> Message:
         """Return the snapshot for a place; may read files, from any thread.
@@ -143,19 +153,17 @@ class Subscription:
         for column, value in (("symbol", wanted.symbol), ("venue", wanted.venue), ("interval", wanted.interval)):
             if value is not None:
                 asked &= pc.field(column) == value
-        first = place.missed_from if place.missed_from is not None else wanted.after
-        since: int | None = None
-        if first is not None:
-            asked &= pc.field("offset") >= first
-        elif wanted.since is not None:
-            since = wanted.since
-            asked &= pc.field(time) >= pa.scalar(since, TIME)
+        after = place.missed_from or wanted.after
+        more: dict[str, int] = {}
+        if after is None and wanted.since is not None:
+            more["first"] = wanted.since
+            asked &= pc.field(time) >= pa.scalar(wanted.since, TIME)
+        if after is not None and len(after) != len(place.position):
+            raise ConfigError(f"after: {list(after)} is no `seq` of this house; give one that came with a message of it")
         if name == "gold.bars":
             asked &= pc.field("origin") == "trades"
         assert place.past is not None
-        before = Cause(0, place.position, -(1 << 31))
-        more = {} if since is None else {"first": since}
-        found = place.past.rows(name, asked, before, symbol=wanted.symbol, **more)
+        found = place.past.rows(name, asked, place.position, since=after, symbol=wanted.symbol, **more)
         order = ["venue", "symbol", "interval", "start", "available_at"] if "interval" in found.column_names else [time]
         return found.sort_by([(column, "ascending") for column in [*order, "offset", "row"]])
 
@@ -167,12 +175,13 @@ class Subscription:
             return None
         if wanted.channel == "feeds":
             return self._take_feeds()
-        pieces = hub.rings[wanted.channel].since(self._cursor)
+        assert self._sent is not None
+        pieces = hub.rings[wanted.channel].since(self._sent)
         if pieces is None:
             self.is_stale = True
             return None
         texts, rows, received_at = [], [], None
-        cursor, count = hub.position, 0
+        reached, count = hub.position, 0
         for piece in pieces:
             if self._as_records:
                 rows += piece.records(wanted)
@@ -181,10 +190,10 @@ class Subscription:
             received_at = piece.received_at or received_at
             count += len(piece.table)
             if count >= _DELTA_ROWS:
-                cursor = piece.end
+                reached = piece.end
                 break
-        self._cursor = max(self._cursor, cursor)
-        if cursor == hub.position and wanted.channel == "bars":
+        self._sent = furthest(self._sent, reached)
+        if reached == hub.position and wanted.channel == "bars":
             had = len(rows) + len(texts)
             if self._as_records:
                 rows += hub.open_bars.records(wanted, self._version)
@@ -198,7 +207,9 @@ class Subscription:
     @property
     def has_more(self) -> bool:
         """Whether `take` left something for the next call."""
-        return self._cursor < self._hub.position and not self.is_stale and self.wanted.channel != "feeds"
+        if self.is_stale or self._sent is None or self.wanted.channel == "feeds":
+            return False
+        return not has_reached(self._sent, self._hub.position)
 
     def _take_feeds(self) -> Message | None:
         hub = self._hub
@@ -212,7 +223,8 @@ class Subscription:
         encoded = b",".join(text for text in texts if text)
         if not encoded and not rows:
             return None
-        return Message("delta", self._cursor, rows, encoded, received_at)
+        assert self._sent is not None
+        return Message("delta", self._sent, rows, encoded, received_at)
 
 
 def _encoded(stored: pa.Table, wanted: Wanted) -> bytes:

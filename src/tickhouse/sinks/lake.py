@@ -42,18 +42,19 @@ class Lake:
     Args:
         path: The lake's folder; made where it is absent.
         merge_every: Commits of a table between merges of its small files; 0 = never.
+        durable: Commits survive a power cut, at a few disk flushes each.
     """
 
     name = "lake"
 
-    def __init__(self, path: Path, *, merge_every: int = 50) -> None:
+    def __init__(self, path: Path, *, merge_every: int = 50, durable: bool = False) -> None:
         self._path = path
         self._merge_every = merge_every
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the lake's folder {path} cannot be made ({error.strerror}); name another --house") from error
-        self._tables = {name: _TableSink(path, table) for name, table in TABLES.items()}
+        self._tables = {name: _TableSink(path, table, durable=durable) for name, table in TABLES.items()}
         self._merges = 0
         self._merging: threading.Thread | None = None
 
@@ -172,9 +173,9 @@ class Lake:
 class _TableSink:
     """One table being written: what is encoded but not committed, and how far that reaches."""
 
-    def __init__(self, lake: Path, table: Table) -> None:
+    def __init__(self, lake: Path, table: Table, *, durable: bool) -> None:
         self.table = table
-        self.log = TableLog(lake, table)
+        self.log = TableLog(lake, table, durable=durable)
         self.merged_at = 0
         self._waiting = TableEncoder(table, self.log.root)
 

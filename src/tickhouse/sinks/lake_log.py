@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tickhouse.tables import Table
 __all__ = [
     "TableLog",
     "disk_error",
+    "flush",
     "lake_schema",
     "listed_files",
     "named_position",
@@ -116,11 +118,14 @@ class TableLog:
     Args:
         lake: The lake's folder.
         table: Which table.
+        durable: A commit survives a power cut: files reach the disk before the log names them, the log before the commit is
+            done. A swap is always so, since the files that it replaces are removed.
     """
 
-    def __init__(self, lake: Path, table: Table) -> None:
+    def __init__(self, lake: Path, table: Table, *, durable: bool = False) -> None:
         self._lake = lake
         self._table = table
+        self._durable = durable
         self._handle = open_table(lake, table)
         self._since_checkpoint = self._tail()
         self._reached: dict[int, Position] = {}
@@ -160,7 +165,9 @@ class TableLog:
         ]
         properties = CommitProperties(app_transactions=transactions, custom_metadata={"tickhouse": "append"})
         try:
-            self._write(handle, [_added(file, data_change=True) for file in files], properties)
+            if self._durable:
+                self._flush(files)
+            self._write(handle, [_added(file, data_change=True) for file in files], properties, durable=self._durable)
         except (DeltaError, OSError) as error:
             self._handle = open_table(self._lake, self._table)
             if any(stored_position(self._handle, partition) != position for partition, position in positions.items()):
@@ -181,7 +188,8 @@ class TableLog:
         removed = [RemoveAction(file.path, False, now, file.size_bytes, {"date": file.day.isoformat()}) for file in old]
         properties = CommitProperties(custom_metadata={"tickhouse": "compact"})
         try:
-            self._write(handle, [*removed, *(_added(file, data_change=False) for file in new)], properties)
+            self._flush(new)
+            self._write(handle, [*removed, *(_added(file, data_change=False) for file in new)], properties, durable=True)
         except (DeltaError, OSError) as error:
             self._handle = open_table(self._lake, self._table)
             raise self._classified(error) from error
@@ -198,6 +206,8 @@ class TableLog:
         """Write the whole state into one file, drop log entries older than the retention, and open the log anew."""
         if self._handle is not None:
             self._handle.create_checkpoint()
+            log, version = self.root / "_delta_log", int(self._handle.version())
+            flush([*log.glob(f"{version:020}.checkpoint*"), log / "_last_checkpoint", log])
             self._handle.cleanup_metadata()
             self._handle = open_table(self._lake, self._table)
         self._since_checkpoint = 0
@@ -226,11 +236,23 @@ class TableLog:
                     name=self._table.name,
                     configuration=_CONFIGURATION,
                 )
+                self._flush_log(0)
+                flush([self.root, *(folder for folder in self.root.parents if folder.is_relative_to(self._lake))])
             except (DeltaError, OSError) as error:
                 raise disk_error(error, self._table.name, self.root) from error
         return self._handle
 
-    def _write(self, handle: DeltaTable, actions: list[AddAction | RemoveAction], properties: CommitProperties) -> None:
+    def _flush(self, files: Sequence[DataFile]) -> None:
+        paths = [self.root / file.path for file in files]
+        flush([*paths, *{folder for path in paths for folder in path.parents if folder.is_relative_to(self.root)}])
+
+    def _flush_log(self, version: int) -> None:
+        log = self.root / "_delta_log"
+        flush([log / f"{version:020}.json", log])
+
+    def _write(
+        self, handle: DeltaTable, actions: list[AddAction | RemoveAction], properties: CommitProperties, *, durable: bool
+    ) -> None:
         handle.create_write_transaction(
             actions,
             mode="append",
@@ -240,6 +262,8 @@ class TableLog:
             post_commithook_properties=_NO_HOOKS,
         )
         handle.update_incremental()
+        if durable:
+            self._flush_log(int(handle.version()))
         self._since_checkpoint += 1
         if self._since_checkpoint >= CHECKPOINT_EVERY:
             self.checkpoint()
@@ -266,6 +290,16 @@ class TableLog:
             return int(self._handle.version()) - int(json.loads(marker.read_text("utf-8"))["version"])
         except (OSError, ValueError, KeyError):
             return int(self._handle.version())
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Have the disk keep files and folders as they are now."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def listed_files(handle: DeltaTable | None) -> list[DataFile]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from tests.kafka_topics import T0, drained, feed, fresh, plain_messages, produce, trade
@@ -18,13 +18,16 @@ from tests.services.kafka import Broker
 from tests.services.registry import Registry
 from tickhouse.columns import TradesBuilder
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, NotConnectedError, SchemaMismatchError
-from tickhouse.journal.kafka import KafkaJournal
-from tickhouse.journal.kafka_lease import LEASE_S
-from tickhouse.journal.kafka_reader import KafkaReader
-from tickhouse.journal.kafka_topic import KafkaTopic
+from tickhouse.house import House
+from tickhouse.journal.kafka import topic as topics
+from tickhouse.journal.kafka.client import Patience, TopicIdentity
+from tickhouse.journal.kafka.journal import KafkaJournal
+from tickhouse.journal.kafka.lease import LEASE_S
+from tickhouse.journal.kafka.reader import KafkaReader
+from tickhouse.journal.kafka.topic import KafkaTopic
 from tickhouse.model import HEARTBEAT_US, NO_TIME, Event, Feeds, Position, Rejected
 from tickhouse.rules import Rules
-from tickhouse.settings import KafkaSettings
+from tickhouse.settings import JournalSettings, KafkaSettings, Settings
 
 pytestmark = pytest.mark.timeout(240)
 SYMBOLS = [feed(f"S{i}-USD") for i in range(6)]
@@ -246,9 +249,43 @@ def test_messages_lost_to_retention_stop_the_reader_with_the_loss(broker: Broker
         with pytest.raises(LogCorruptError, match="10 messages of partition 0"):
             journal.reader(0, 0, Feeds())
     with closing(KafkaJournal.create_or_open(tmp_path / "new", settings, None)) as journal:
-        batches = drained(journal.reader(0, 0, Feeds()))
+        assert journal.beginning(0) == Position(10)
+        batches = drained(journal.reader(0, 10, Feeds()))
         assert batches[0].trades.offset.min() >= 10
         assert not batches[0].beats.row.any()
+
+
+def test_a_house_without_a_snapshot_stops_where_the_topic_lost_what_it_had_read(broker: Broker, tmp_path: Path):
+    settings = Settings(journal=JournalSettings(kind="kafka"), kafka=fresh(broker, partitions=1))
+    house = House(tmp_path)
+    with house.writing("kafka"), closing(filled(house.journal_path, settings.kafka)) as journal:
+        work = house.work(journal, journal.rules(), settings)
+        work.engine.run(work.starts, until_drained=True)
+        journal._connection.execute("DELETE FROM checkpoints")  # as a kill before the first one leaves it
+        work.close()
+        admin = AdminClient({"bootstrap.servers": broker.servers, "log_level": 0})
+        at = TopicPartition(settings.kafka.topic, 0, 10)
+        admin.delete_records([at])[at].result(30)
+        with pytest.raises(
+            LogCorruptError, match=r"the state of partition 0 is to be made anew, but .* deleted 10 .*, 0 to 9: "
+        ):
+            house.work(journal, journal.rules(), settings)
+
+
+def test_a_topic_just_made_is_waited_for_until_every_broker_knows_it(broker: Broker, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def answers(settings: KafkaSettings, patience: Patience, timeout: float) -> TopicIdentity:
+        asked.append(timeout)
+        if len(asked) in {2, 3, 4}:  # the first answer is true: there is no topic yet
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        return identify(settings, patience, timeout)
+
+    identify = topics._identify
+    monkeypatch.setattr(topics, "_identify", answers)
+    with closing(KafkaTopic.open(fresh(broker, partitions=3))) as topic:
+        assert topic.partitions == 3
+    assert len(asked) == 5
 
 
 def test_a_running_reader_that_falls_behind_retention_stops(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

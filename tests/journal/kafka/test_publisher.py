@@ -14,7 +14,7 @@ from tests.services.kafka import Broker
 from tests.table_rows import bar, rows
 from tests.test_cli import tickhouse
 from tickhouse.errors import ConfigError
-from tickhouse.journal.kafka_publisher import KafkaPublisher
+from tickhouse.journal.kafka.publisher import KafkaPublisher
 from tickhouse.model import Position
 from tickhouse.settings import KafkaSettings
 from tickhouse.sinks.base import Outputs

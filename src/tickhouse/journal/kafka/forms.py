@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tickhouse.columns import TEXT_SCHEMA
 from tickhouse.errors import DataError, MalformedError
-from tickhouse.journal.kafka_messages import Message, Numbers
+from tickhouse.journal.kafka.messages import Message, Numbers
 from tickhouse.model import MAX_MESSAGE_ROWS, NO_TIME, Feed, Feeds, Side, Trades
 
 __all__ = ["ARROW_ROWS", "ArrowForm", "Form", "FormName", "JsonForm", "decode_arrow", "decode_json", "numbers_of"]

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from confluent_kafka import KafkaException, Producer
 
 from tickhouse.errors import ConfigError, TransientError
-from tickhouse.journal.kafka_client import client_config, meaning, quiet
-from tickhouse.journal.kafka_topic import KafkaTopic
+from tickhouse.journal.kafka.client import client_config, meaning, quiet
+from tickhouse.journal.kafka.topic import KafkaTopic
 from tickhouse.model import Position
 from tickhouse.settings import KafkaSettings
 from tickhouse.tables import TABLES

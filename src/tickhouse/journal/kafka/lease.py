@@ -2,21 +2,23 @@
 
 The lease is membership of a consumer group of the topic's own. Who starts looks first whether somebody else is in it, so the
 one that runs is never disturbed; the same house on the same host takes its own place again at once, also after a kill. The
-holder confirms its membership every second, by a commit that Kafka refuses to anyone who is no member any more.
+holder confirms its membership every second, by a commit that Kafka refuses to anyone who is no member any more. A broker that
+was away may have made it a new member meanwhile, and refuse the old one as a stranger: then it joins anew.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import uuid
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tickhouse.errors import FatalError, HouseLockedError, NotConnectedError
-from tickhouse.journal.kafka_client import Patience, admin, client_config, meaning, quiet
+from tickhouse.errors import FatalError, HouseLockedError, NotConnectedError, TickhouseError
+from tickhouse.journal.kafka.client import Patience, admin, client_config, meaning, quiet
 from tickhouse.settings import KafkaSettings
 
 __all__ = ["LEASE_S", "Lease"]
@@ -26,6 +28,9 @@ LEASE_S = 10.0
 
 _CONFIRM_S = 1.0
 _JOIN_S = 60.0
+
+_STRANGER = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL})
+"""Codes of: somebody else has the place of this member; the library's client is of no use from then on."""
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +49,11 @@ class Lease:
         self._holder = holder
         self._patience = patience
         self._group = f"tickhouse-ingest.{settings.topic}"
+        self._client = f"tickhouse-{uuid.uuid4().hex[:12]}"
+        """Tells this process from another one of the same house."""
         self._consumer: Consumer | None = None
+        self._using = threading.Lock()
+        """Held by whoever uses the consumer, or joins anew."""
         self._confirmed = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._confirm_all, name="kafka-lease", daemon=True)
@@ -86,7 +95,7 @@ class Lease:
         deadline = time.monotonic() + _JOIN_S
         while not self._is_fresh() and time.monotonic() < deadline:
             error = self._confirm()
-            if error is not None and error.code() == KafkaError.FENCED_INSTANCE_ID:
+            if error is not None and error.code() in _STRANGER:
                 break  # this house was started again
             if error is not None and isinstance(meaning(error, "", ""), NotConnectedError):
                 deadline = time.monotonic() + _JOIN_S  # nobody else can have it either
@@ -98,15 +107,19 @@ class Lease:
                 "start it again: it goes on, or is told who has the topic"
             )
 
-    def _other(self) -> str | None:
-        """Return who else is in the group."""
+    def _members(self) -> list[Any]:
+        """Return who is in the group."""
 
         def ask(timeout: float) -> Any:
-            client = admin(self._settings)
-            return client.describe_consumer_groups([self._group], request_timeout=timeout)[self._group].result(timeout + 1)
+            with admin(self._settings, self._patience) as client:
+                asked = client.describe_consumer_groups([self._group], request_timeout=timeout)
+                return asked[self._group].result(timeout + 1)
 
-        found = self._patience.call("asking who writes the topic", ask)
-        others = [member for member in found.members if member.group_instance_id != self._holder]
+        return list(self._patience.call("asking who writes the topic", ask).members)
+
+    def _other(self) -> str | None:
+        """Return who else is in the group."""
+        others = [member for member in self._members() if member.group_instance_id != self._holder]
         return (
             ", ".join(f"{member.group_instance_id or member.client_id} at {member.host.lstrip('/')}" for member in others)
             or None
@@ -114,6 +127,7 @@ class Lease:
 
     def _join(self) -> None:
         config = {
+            "client.id": self._client,
             "group.id": self._group,
             "group.instance.id": self._holder,
             "session.timeout.ms": round(LEASE_S * 1e3),
@@ -131,7 +145,7 @@ class Lease:
         deadline = time.monotonic() + _JOIN_S
         while not assigned.is_set():
             consumer.poll(0.1)
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._ended.is_set():
                 raise FatalError(
                     f"could not join the group {self._group} at {self._settings.servers} in {_JOIN_S:.0f} s; try again"
                 )
@@ -140,14 +154,29 @@ class Lease:
             raise HouseLockedError(
                 f"another ingest ({other}) began on topic {self._settings.topic} at the same time; start one of them"
             )
-        if self._confirm() is not None:
+        if self._commit() is not None:
             raise FatalError(f"could not take the lease of topic {self._settings.topic}; try again")
 
     def _is_fresh(self) -> bool:
         return time.monotonic() - self._confirmed < LEASE_S
 
     def _confirm(self) -> KafkaError | None:
-        """Commit as a member; return why it was refused. The lease counts from when it was asked for."""
+        """Commit as a member, one that has joined anew where that is needed; return why it was refused."""
+        with self._using:
+            error = self._commit()
+            if error is None or error.code() not in _STRANGER or self._ended.is_set() or not self._is_own_place():
+                return error
+            assert self._consumer is not None
+            self._consumer.close()
+            self._join()
+            return None
+
+    def _is_own_place(self) -> bool:
+        """Say whether the place of this house is this very process's, or nobody's."""
+        return all(member.client_id == self._client for member in self._members() if member.group_instance_id == self._holder)
+
+    def _commit(self) -> KafkaError | None:
+        """Commit; return why it was refused. The lease counts from when it was asked for."""
         assert self._consumer is not None
         asked = time.monotonic()
         try:
@@ -159,7 +188,13 @@ class Lease:
         return None
 
     def _confirm_all(self) -> None:
-        assert self._consumer is not None
         while not self._ended.wait(_CONFIRM_S):
-            self._consumer.poll(0)  # joins again where it was put out
-            self._confirm()
+            try:
+                with self._using:
+                    assert self._consumer is not None
+                    self._consumer.poll(0)  # joins again where it was put out
+                self._confirm()
+            except RuntimeError:  # closed, while a broker was waited for
+                return
+            except TickhouseError as error:  # `check` finds the lease not fresh, and says so
+                _log.warning("kafka_lease_not_confirmed", topic=self._settings.topic, error=str(error))

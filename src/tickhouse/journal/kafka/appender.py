@@ -21,12 +21,12 @@ from confluent_kafka import Message as Delivered
 from tickhouse.columns import TradesBuilder, take_trades
 from tickhouse.errors import ConfigError, FatalError
 from tickhouse.journal.codec import bounded
-from tickhouse.journal.kafka_avro import AvroForm
-from tickhouse.journal.kafka_client import client_config, meaning, quiet
-from tickhouse.journal.kafka_forms import ARROW_ROWS, ArrowForm, Form, JsonForm, numbers_of
-from tickhouse.journal.kafka_lease import Lease
-from tickhouse.journal.kafka_messages import Message, event_message, partition_of, rejected_message, rules_message
-from tickhouse.journal.kafka_topic import KafkaTopic
+from tickhouse.journal.kafka.avro import AvroForm
+from tickhouse.journal.kafka.client import client_config, meaning, quiet
+from tickhouse.journal.kafka.forms import ARROW_ROWS, ArrowForm, Form, JsonForm, numbers_of
+from tickhouse.journal.kafka.lease import Lease
+from tickhouse.journal.kafka.messages import Message, event_message, partition_of, rejected_message, rules_message
+from tickhouse.journal.kafka.topic import KafkaTopic
 from tickhouse.model import I32, MAX_PAYLOAD_BYTES, NO_TIME, Event, Feed, Feeds, Rejected, Trade, Trades
 from tickhouse.rules import Rules
 

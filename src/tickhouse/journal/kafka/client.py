@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -51,8 +52,11 @@ MISSING = frozenset(
 )
 """Codes of: there is no such topic; a broker that has just started says so of every topic, too."""
 
-MISSING_S = 20.0
+MISSING_S = 60.0
 """How long that is not believed."""
+
+_NOT_YET = MISSING | {KafkaError.INVALID_REPLICATION_FACTOR}
+"""Codes of what passes on its own where brokers are starting, or a topic was just made."""
 
 _REFUSED = {
     *(KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED),
@@ -112,12 +116,22 @@ class Patience:
 
     Args:
         servers: For the lines.
-        give_up: Set = stop waiting.
+        give_up: Set = stop waiting; set from the first = never wait.
     """
 
     def __init__(self, servers: str, give_up: threading.Event | None = None) -> None:
         self._servers = servers
         self._give_up = give_up or threading.Event()
+        self._has_reached = False
+        self._refused: KafkaError | None = None
+        self._reason = ""
+
+    def heard(self, error: KafkaError) -> None:
+        """Take the library's notice of an error: why a connection fails is told here; a call only finds nobody."""
+        if error.code() in _REFUSED:
+            self._refused = error
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._reason = error.str()
 
     def call(self, what: str, work: Callable[[float], _T]) -> _T:
         """Return what `work`, given a timeout in seconds, returns.
@@ -134,20 +148,33 @@ class Patience:
                 result = work(_TRY_S)
             except KafkaException as failed:
                 error = meaning(failed.args[0], what, self._servers)
-                is_starting = failed.args[0].code() in MISSING and time.monotonic() - began < MISSING_S
-                if not isinstance(error, NotConnectedError) and not is_starting:
+                if self._refused is not None and not self._has_reached:
+                    raise meaning(self._refused, what, self._servers) from failed
+                is_starting = failed.args[0].code() in _NOT_YET and time.monotonic() - began < MISSING_S
+                if self._give_up.is_set() or not (isinstance(error, NotConnectedError) or is_starting):
                     raise error from failed
-                if since is None:
+                if since is None and not is_starting:
                     since = time.monotonic()
-                    _log.warning("kafka_unreachable", servers=self._servers, doing=what, hint="waiting for it; Ctrl-C gives up")
-                if self._give_up.wait(_PAUSE_S):
-                    raise error from failed
+                    _log.warning(
+                        "kafka_unreachable",
+                        servers=self._servers,
+                        doing=what,
+                        reason=self._reason or failed.args[0].str(),
+                        hint="waiting for it; Ctrl-C gives up",
+                    )
+                self._give_up.wait(_PAUSE_S)
                 continue
+            self._has_reached = True
             if since is not None:
                 _log.warning("kafka_reached", servers=self._servers, after_s=round(time.monotonic() - since, 1))
             return result
 
 
-def admin(settings: KafkaSettings) -> AdminClient:
-    """Return a client for questions about topics."""
-    return AdminClient({**client_config(settings), "error_cb": quiet})
+@contextmanager
+def admin(settings: KafkaSettings, patience: Patience) -> Iterator[AdminClient]:
+    """Give a client for questions about topics, in a call of `patience`."""
+    client = AdminClient({**client_config(settings), "error_cb": patience.heard})
+    try:
+        yield client
+    finally:
+        client.poll(0)  # the library's notices come by this

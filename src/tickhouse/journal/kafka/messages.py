@@ -1,6 +1,6 @@
 """What a message on a Kafka topic says, in whatever form it is spelled: one flat record, told apart by its `type`.
 
-docs/kafka.md documents it for other programs. The forms (`kafka_forms.py`) spell it as JSON, Avro or Arrow; the appender makes
+docs/kafka.md documents it for other programs. The forms (`forms.py`) spell it as JSON, Avro or Arrow; the appender makes
 messages, the reader takes them apart.
 """
 

@@ -14,10 +14,10 @@ import numpy as np
 from tickhouse.columns import TradesBuilder
 from tickhouse.errors import DataError
 from tickhouse.journal.codec import bounded
-from tickhouse.journal.kafka_avro import AvroReader
-from tickhouse.journal.kafka_forms import decode_arrow, decode_json
-from tickhouse.journal.kafka_messages import FOREIGN_SOURCE, FeedReader, Message, event_of, rejected_of, rules_of, trade_of
-from tickhouse.journal.kafka_scan import MessageScanner, Scanned
+from tickhouse.journal.kafka.avro import AvroReader
+from tickhouse.journal.kafka.forms import decode_arrow, decode_json
+from tickhouse.journal.kafka.messages import FOREIGN_SOURCE, FeedReader, Message, event_of, rejected_of, rules_of, trade_of
+from tickhouse.journal.kafka.scan import MessageScanner, Scanned
 from tickhouse.model import HEARTBEAT_US, I32, NO_TIME, Batch, Beats, Event, Feeds, Rejected, Trades
 from tickhouse.rules import Rules
 

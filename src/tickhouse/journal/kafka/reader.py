@@ -15,8 +15,8 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka import Message as Received
 
 from tickhouse.errors import LogCorruptError, NotConnectedError
-from tickhouse.journal.kafka_client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning, quiet
-from tickhouse.journal.kafka_decode import Decoder
+from tickhouse.journal.kafka.client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning, quiet
+from tickhouse.journal.kafka.decode import Decoder
 from tickhouse.model import Batch
 from tickhouse.settings import KafkaSettings
 

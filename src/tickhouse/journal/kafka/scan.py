@@ -13,8 +13,8 @@ import numpy as np
 from numba import njit
 
 from tickhouse.errors import DataError
-from tickhouse.journal.kafka_forms import decode_json
-from tickhouse.journal.kafka_messages import FeedReader
+from tickhouse.journal.kafka.forms import decode_json
+from tickhouse.journal.kafka.messages import FeedReader
 from tickhouse.model import F64, I8, I32, I64, NO_TIME, Feed
 from tickhouse.scanning import HASH_PRIME, byte, decimal, digits, text_code
 

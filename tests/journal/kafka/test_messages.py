@@ -14,11 +14,11 @@ from fastavro import parse_schema, validate
 from tests.kafka_topics import T0, feed, trade
 from tests.services.registry import Registry as RegistryServer
 from tickhouse.columns import TradesBuilder
-from tickhouse.journal import kafka_decode, kafka_messages
-from tickhouse.journal.kafka_avro import AVRO_SCHEMA, AvroForm, AvroReader, Registry
-from tickhouse.journal.kafka_decode import Decoder
-from tickhouse.journal.kafka_forms import ArrowForm, JsonForm, numbers_of
-from tickhouse.journal.kafka_messages import Message, Numbers, event_message, partition_of, rejected_message, rules_message
+from tickhouse.journal.kafka import decode, messages
+from tickhouse.journal.kafka.avro import AVRO_SCHEMA, AvroForm, AvroReader, Registry
+from tickhouse.journal.kafka.decode import Decoder
+from tickhouse.journal.kafka.forms import ArrowForm, JsonForm, numbers_of
+from tickhouse.journal.kafka.messages import Message, Numbers, event_message, partition_of, rejected_message, rules_message
 from tickhouse.model import NO_TIME, Batch, Event, Feeds, Rejected, Trades
 from tickhouse.rules import Rules
 
@@ -221,7 +221,7 @@ def test_scanned_messages_are_those_read_one_by_one(monkeypatch: pytest.MonkeyPa
     ]
     payloads = [rng.choice(ours) if rng.random() < 0.8 else rng.choice(other) for _ in range(3_000)]
     scanned, found = decoded(payloads)
-    monkeypatch.setattr(kafka_decode, "_FEW", 1 << 30)
+    monkeypatch.setattr(decode, "_FEW", 1 << 30)
     single, expected = decoded(payloads)
     assert found.feeds == expected.feeds
     assert rows(scanned.trades, found) == rows(single.trades, expected)
@@ -254,6 +254,6 @@ def test_partitions_are_those_of_javas_partitioner():
         b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
     }
     for data, expected in known.items():
-        assert kafka_messages._murmur2(data) == expected % (1 << 32)
+        assert messages._murmur2(data) == expected % (1 << 32)
     assert partition_of("BINANCE", "BTC-USDT", 1) == 0
     assert {partition_of("V", f"S{i}", 4) for i in range(50)} == {0, 1, 2, 3}

@@ -7,24 +7,26 @@ more than this.
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import ConfigResource, NewTopic
 
 from tickhouse.errors import ConfigError, NotConnectedError
-from tickhouse.journal.kafka_avro import AvroReader, Registry
-from tickhouse.journal.kafka_client import PARTITION_END, Patience, TopicIdentity, admin, client_config, quiet
-from tickhouse.journal.kafka_decode import Decoder
-from tickhouse.journal.kafka_messages import rules_of
-from tickhouse.journal.kafka_reader import READING, KafkaReader
+from tickhouse.journal.kafka.avro import AvroReader, Registry
+from tickhouse.journal.kafka.client import MISSING, PARTITION_END, Patience, TopicIdentity, admin, client_config, quiet
+from tickhouse.journal.kafka.decode import Decoder
+from tickhouse.journal.kafka.messages import rules_of
+from tickhouse.journal.kafka.reader import READING, KafkaReader
 from tickhouse.model import NO_TIME, Feeds
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import KafkaSettings
 
 __all__ = ["Ends", "KafkaTopic", "TopicIdentity"]
 
+_T = TypeVar("_T")
 _MESSAGE_BYTES = 4 << 20
 _TAIL_MESSAGES = 1_000
 
@@ -57,32 +59,38 @@ class KafkaTopic:
         self.patience = patience
         self.message_bytes = message_bytes
         self.registry = Registry(settings.registry) if settings.registry else None
-        self._consumer = Consumer({**client_config(settings), **READING, "enable.partition.eof": True, "error_cb": quiet})
+        self._consumer = self._connected()
 
     @classmethod
-    def open(cls, settings: KafkaSettings, give_up: threading.Event | None = None) -> KafkaTopic:
-        """Return the topic of `settings`, made anew where there is none; waits while no broker can be reached.
+    def open(cls, settings: KafkaSettings, give_up: threading.Event | None = None, *, make: bool = True) -> KafkaTopic:
+        """Return the topic of `settings`; waits while no broker can be reached.
+
+        Args:
+            settings: Which topic, where.
+            give_up: Set = stop waiting; set from the first = never wait.
+            make: Make it where there is none.
 
         Raises:
             ConfigError: the brokers refuse who we are, or the topic.
-            NotConnectedError: told to give up waiting.
+            NotConnectedError: told to give up waiting, or there is no such topic and none is to be made.
         """
         patience = Patience(settings.servers, give_up)
-        identity = patience.call(f"opening topic {settings.topic}", lambda timeout: _identify(settings, timeout))
-        if identity is None:
-            patience.call(f"making topic {settings.topic}", lambda timeout: _create(settings, timeout))
-            identity = patience.call(f"opening topic {settings.topic}", lambda timeout: _identify(settings, timeout))
-        if identity is None:
-            raise NotConnectedError(f"topic {settings.topic} was made at {settings.servers}, but is not there yet; try again")
-        limit = patience.call(f"asking about topic {settings.topic}", lambda timeout: _message_bytes(settings, timeout))
+        opening = f"opening topic {settings.topic}"
+        if not patience.call(opening, lambda timeout: _exists(settings, patience, timeout)):
+            if not make:
+                raise NotConnectedError(f"there is no topic {settings.topic} at {settings.servers}")
+            patience.call(f"making topic {settings.topic}", lambda timeout: _create(settings, patience, timeout))
+        # A topic just made is not known to every broker at once: that there is none is not believed for a while.
+        identity = patience.call(opening, lambda timeout: _identify(settings, patience, timeout))
+        limit = patience.call(
+            f"asking about topic {settings.topic}", lambda timeout: _message_bytes(settings, patience, timeout)
+        )
         return cls(settings, identity, patience, limit)
 
     def ends(self, partition: int) -> Ends:
         """Return where a partition begins and ends now."""
         at = TopicPartition(self.settings.topic, partition)
-        low, high = self.patience.call(
-            f"asking where {self.settings.topic} ends", lambda timeout: self._consumer.get_watermark_offsets(at, timeout)
-        )
+        low, high = self._ask("asking where {} ends", lambda timeout: self._consumer.get_watermark_offsets(at, timeout))
         return Ends(low, high)
 
     def rules(self) -> Rules | None:
@@ -190,11 +198,36 @@ class KafkaTopic:
         start = max(start, low)
         if start >= min(high, start + count):
             return []
-        self._consumer.assign([TopicPartition(self.settings.topic, partition, start)])
-        try:
-            return self.patience.call(f"reading {self.settings.topic}", lambda timeout: _drain(self._consumer, count, timeout))
-        finally:
-            self._consumer.unassign()
+        at = TopicPartition(self.settings.topic, partition, start)
+
+        def read(timeout: float) -> list[Message]:
+            self._consumer.assign([at])
+            try:
+                return _drain(self._consumer, count, timeout)
+            finally:
+                self._consumer.unassign()
+
+        return self._ask("reading {}", read)
+
+    def _ask(self, what: str, work: Callable[[float], _T]) -> _T:
+        """Return what `work` returns; where it finds no such topic or partition, it is tried again by a new connection.
+
+        One that was made while the topic was, or the broker started, may have learned of a part of it, and keeps to that.
+        """
+
+        def tried(timeout: float) -> _T:
+            try:
+                return work(timeout)
+            except KafkaException as error:
+                if error.args[0].code() in MISSING:
+                    self._consumer.close()
+                    self._consumer = self._connected()
+                raise
+
+        return self.patience.call(what.format(self.settings.topic), tried)
+
+    def _connected(self) -> Consumer:
+        return Consumer({**client_config(self.settings), **READING, "enable.partition.eof": True, "error_cb": quiet})
 
     def _made_clock(self, partition: int, start: int) -> int:
         """Return the heartbeat that record times below `start` make, by reading them all."""
@@ -223,37 +256,42 @@ def _drain(consumer: Consumer, count: int, timeout: float) -> list[Message]:
     return found
 
 
-def _identify(settings: KafkaSettings, timeout: float) -> TopicIdentity | None:
-    client = admin(settings)
-    cluster = client.list_topics(timeout=timeout).cluster_id or ""
-    described = client.describe_topics(TopicCollection([settings.topic]), request_timeout=timeout)[settings.topic]
+def _exists(settings: KafkaSettings, patience: Patience, timeout: float) -> bool:
     try:
-        found = described.result(timeout + 1)
+        _identify(settings, patience, timeout)
     except KafkaException as error:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return None
+            return False
         raise
+    return True
+
+
+def _identify(settings: KafkaSettings, patience: Patience, timeout: float) -> TopicIdentity:
+    with admin(settings, patience) as client:
+        cluster = client.list_topics(timeout=timeout).cluster_id or ""
+        described = client.describe_topics(TopicCollection([settings.topic]), request_timeout=timeout)[settings.topic]
+        found = described.result(timeout + 1)
     return TopicIdentity(cluster, settings.topic, str(found.topic_id), len(found.partitions))
 
 
-def _create(settings: KafkaSettings, timeout: float) -> None:
+def _create(settings: KafkaSettings, patience: Patience, timeout: float) -> None:
     config = {
         "retention.ms": str(parse_duration(settings.retention) // 1_000),
         "max.message.bytes": str(_MESSAGE_BYTES),
         "cleanup.policy": "delete",
     }
-    client = admin(settings)
     topic = NewTopic(settings.topic, settings.partitions, settings.replication, config=config)
     try:
-        client.create_topics([topic], request_timeout=timeout)[settings.topic].result(timeout + 1)
+        with admin(settings, patience) as client:
+            client.create_topics([topic], request_timeout=timeout)[settings.topic].result(timeout + 1)
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
     _log.info("kafka_topic_made", topic=settings.topic, partitions=settings.partitions)
 
 
-def _message_bytes(settings: KafkaSettings, timeout: float) -> int:
-    client = admin(settings)
+def _message_bytes(settings: KafkaSettings, patience: Patience, timeout: float) -> int:
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic)
-    found = client.describe_configs([resource], request_timeout=timeout)[resource].result(timeout + 1)
+    with admin(settings, patience) as client:
+        found = client.describe_configs([resource], request_timeout=timeout)[resource].result(timeout + 1)
     return int(found["max.message.bytes"].value)

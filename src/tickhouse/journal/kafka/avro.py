@@ -18,7 +18,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
 from tickhouse.errors import ConfigError, DataError, MalformedError, NotConnectedError
-from tickhouse.journal.kafka_messages import Message, Numbers
+from tickhouse.journal.kafka.messages import Message, Numbers
 from tickhouse.model import Feed, Feeds, Trades
 
 __all__ = ["AVRO_SCHEMA", "AvroForm", "AvroReader", "Registry"]

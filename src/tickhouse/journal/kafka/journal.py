@@ -12,11 +12,11 @@ from pathlib import Path
 
 import structlog
 
-from tickhouse.errors import ConfigError, SchemaMismatchError
-from tickhouse.journal.kafka_appender import KafkaAppender
-from tickhouse.journal.kafka_reader import KafkaReader
-from tickhouse.journal.kafka_topic import KafkaTopic, TopicIdentity
-from tickhouse.journal.sqlite_file import journal_file, transaction, translated
+from tickhouse.errors import ConfigError, LogCorruptError, SchemaMismatchError
+from tickhouse.journal.kafka.appender import KafkaAppender
+from tickhouse.journal.kafka.reader import KafkaReader
+from tickhouse.journal.kafka.topic import KafkaTopic, TopicIdentity
+from tickhouse.journal.sqlite_file import connect_read_only, journal_file, transaction, translated
 from tickhouse.model import NO_TIME, Feeds, Position
 from tickhouse.rules import Rules
 from tickhouse.settings import KafkaSettings
@@ -36,13 +36,14 @@ _log = structlog.get_logger(__name__)
 
 
 class KafkaJournal:
-    """A topic with the state of a house beside it; use `create_or_open`."""
+    """A topic with the state of a house beside it; use `create_or_open`, or `follow`."""
 
-    def __init__(self, topic: KafkaTopic, file: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, topic: KafkaTopic, file: Path, connection: sqlite3.Connection, *, read_only: bool = False) -> None:
         self.topic = topic
         self.partitions = topic.partitions
         self.file = file
         self._connection = connection
+        self._read_only = read_only
         self._lock = threading.Lock()
 
     @classmethod
@@ -76,6 +77,30 @@ class KafkaJournal:
             raise
         return journal
 
+    @classmethod
+    def follow(cls, file: Path, settings: KafkaSettings, give_up: threading.Event | None = None) -> KafkaJournal:
+        """Return the journal of a house that another process writes: neither its state nor its topic is changed.
+
+        Args:
+            file: Keeps the state.
+            settings: Where the topic is.
+            give_up: Set = stop waiting for a broker; set from the first = never wait.
+
+        Raises:
+            NotConnectedError: there is no broker, or no topic.
+            SchemaMismatchError: the house belongs to another topic.
+            LogCorruptError: the file is damaged.
+        """
+        topic = KafkaTopic.open(settings, give_up, make=False)
+        try:
+            with translated(file):
+                journal = cls(topic, file, connect_read_only(file), read_only=True)
+                journal._check_same(None)
+        except BaseException:
+            topic.close()
+            raise
+        return journal
+
     def rules(self) -> Rules:
         """Return the rules the house was made with."""
         return Rules.from_json(self._meta()["rules"].encode())
@@ -87,8 +112,10 @@ class KafkaJournal:
             LogCorruptError: messages from `start` on are gone; the loss is named.
         """
         stored = self.checkpoint(partition)
-        clock = stored[0].clock if stored is not None and stored[0].offset == start else NO_TIME if start == 0 else None
-        return self.topic.reader(partition, self._start(partition, start), feeds, clock=clock, makes_beats=self.makes_beats())
+        clock = NO_TIME if start == self._begun(partition) else None
+        if stored is not None and stored[0].offset == start:
+            clock = stored[0].clock
+        return self.topic.reader(partition, start, feeds, clock=clock, makes_beats=self.makes_beats())
 
     def appender(self, holder: str) -> KafkaAppender:
         """Return the writer of the topic.
@@ -97,6 +124,21 @@ class KafkaJournal:
             holder: Names who writes: the same name goes on at once where it was killed, another one is refused.
         """
         return KafkaAppender(self.topic, self.rules(), holder)
+
+    def beginning(self, partition: int) -> Position:
+        """Return where the house begins to read a partition without a snapshot: where the topic began when it was made.
+
+        Raises:
+            LogCorruptError: what the state would be made of is gone; the loss is named.
+        """
+        begin, low = self._begun(partition), self.topic.ends(partition).low
+        if low > begin:
+            raise LogCorruptError(
+                f"the state of partition {partition} is to be made anew, but retention has deleted {low - begin:,} messages of "
+                f"{self.topic.settings.topic} that {self.file.parent} needs for it, {begin} to {low - 1}: "
+                "restore the snapshot from a backup, or begin a new house"
+            )
+        return Position(begin)
 
     def checkpoint(self, partition: int) -> tuple[Position, bytes] | None:
         """Return the newest stored snapshot of a partition and where it was taken."""
@@ -144,6 +186,11 @@ class KafkaJournal:
     def _create(self, rules: Rules) -> None:
         meta = {"kind": _KIND, "version": _VERSION, "rules": rules.to_json().decode()}
         meta |= {name: str(value) for name, value in self.topic.identity._asdict().items()}
+        lows = [self.topic.ends(partition).low for partition in range(self.partitions)]
+        meta["begins"] = " ".join(map(str, lows))
+        if any(lows):
+            hint = "retention has deleted what came before; this house begins here"
+            _log.warning("kafka_topic_begins_late", topic=self.topic.settings.topic, first_offsets=lows, hint=hint)
         with transaction(self._connection):
             for statement in _TABLES.strip().split(";\n"):
                 self._connection.execute(statement)
@@ -169,29 +216,14 @@ class KafkaJournal:
         if known is not None:
             return known == "yes"
         found = self.topic.makes_beats()
-        if found is not None:
+        if found is not None and not self._read_only:
             with self._lock, translated(self.file):
                 self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('makes_beats', ?)", ("yes" if found else "no",))
         return found
 
-    def _start(self, partition: int, start: int) -> int:
-        """Return where a house begins to read: a new one where the topic begins by now."""
-        low = self.topic.ends(partition).low
-        if start or not low:
-            return start
-        if self._has_begun(partition):
-            return start
-        _log.warning(
-            "kafka_topic_begins_late",
-            topic=self.topic.settings.topic,
-            partition=partition,
-            first_offset=low,
-            hint="retention has deleted what came before; this house begins here",
-        )
-        return low
-
-    def _has_begun(self, partition: int) -> bool:
-        return self.checkpoint(partition) is not None
+    def _begun(self, partition: int) -> int:
+        """Return where the topic began when the house was made."""
+        return int(self._meta()["begins"].split()[partition])
 
 
 def _other_topic(house: Path, stored: TopicIdentity, found: TopicIdentity) -> str:
