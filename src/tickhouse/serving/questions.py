@@ -35,7 +35,8 @@ _MORE_BYTES = 2 << 30
 _MEMORY = "1GB"
 _GRACE_S = 2.0
 _STARTS_WITHIN_S = 60.0
-_NICE = 5
+_NICE = 19
+"""Nothing of the house waits for a question."""
 _LENGTH = struct.Struct("<Q")
 _TOO_MUCH = "the query needs more memory than it may have; ask for less, e.g. with WHERE date = ..."
 
