@@ -154,12 +154,13 @@ class Follower:
             )
             same = followed.identity == self._last_identity
             self._last_identity, self.rules = followed.identity, followed.rules
-            self._pipelines, self._positions = pipelines, starts
+            self._pipelines = pipelines
             self._take_up(pipelines, history, starts)
             pipelines[0].open_bars()  # what compiles, compiles before the first trade waits for it
             look = _Look(engine, pipelines)
             self._hub.begin(tuple(start.offset for start in starts), history, look, is_same_house=same)
-            self._status, self._detail = "following", ""
+            # Together: who has seen the positions may ask what it is doing.
+            self._status, self._detail, self._positions = "following", "", starts
             threading.Thread(target=self._watch, args=(engine, history, followed.identity), daemon=True).start()
             if not self._stop.is_set():
                 engine.run(starts)
