@@ -161,10 +161,10 @@ class Follower:
             self._pipelines = pipelines
             self._take_up(pipelines, history, starts)
             pipelines[0].open_bars()  # what compiles, compiles before the first trade waits for it
-            self._status, self._detail = "following", ""
-            self._positions = starts  # after the status: whoever sees how far it has come sees that it follows
             look, instruments = _Look(engine, pipelines), [pipeline.feeds.instruments for pipeline in pipelines]
             self._hub.begin(tuple(start.offset for start in starts), history, look, instruments, is_same_house=same)
+            # Positions last: who has seen them may ask what it is doing.
+            self._status, self._detail, self._positions = "following", "", starts
             threading.Thread(target=self._watch, args=(engine, history, followed.identity), daemon=True).start()
             if not self._stop.is_set():
                 engine.run(starts)
