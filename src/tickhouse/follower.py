@@ -153,13 +153,13 @@ class Follower:
                 listener=_Run(pipelines, history, self._hub, self._moved),
             )
             same = followed.identity == self._last_identity
-            self._last_identity, self.rules = followed.identity, followed.rules
-            self._pipelines, self._positions = pipelines, starts
+            self._last_identity, self.rules, self._pipelines = followed.identity, followed.rules, pipelines
             self._take_up(pipelines, history, starts)
             pipelines[0].open_bars()  # what compiles, compiles before the first trade waits for it
             look = _Look(engine, pipelines)
             self._hub.begin(tuple(start.offset for start in starts), history, look, is_same_house=same)
             self._status, self._detail = "following", ""
+            self._positions = list(starts)
             threading.Thread(target=self._watch, args=(engine, history, followed.identity), daemon=True).start()
             if not self._stop.is_set():
                 engine.run(starts)
