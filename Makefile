@@ -47,9 +47,10 @@ lint: install  ## ruff, strict types, import directions, spelling
 	@$(BIN)/lint-imports
 	@$(BIN)/codespell src tests bench docs README.md CONTRIBUTING.md CHANGELOG.md
 
-bench: install  ## How fast, against hand-written Python, Polars, DuckDB and Bytewax, as ratios
+bench: install services  ## How fast, against hand-written Python, Polars, DuckDB, Bytewax and Spark, as ratios
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]' || echo "some peers cannot be installed here; they are left out"
 	@$(BIN)/python bench/run.py
+	@$(BIN)/python bench/engines.py
 	@$(BIN)/python bench/latency.py
 	@$(BIN)/python bench/serve_latency.py
 

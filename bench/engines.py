@@ -1,11 +1,14 @@
-"""How fast through a topic: sending and working off, for each form and number of partitions, in one run (`make bench`).
+"""How fast through each journal and engine: one recording in every way, in one run, with Spark's own aggregation as the peer.
 
-The same recording goes (a) through the journal in a file, (b) directly, (c) through Kafka as JSON with 1 and 4 partitions,
-(d) as Avro, (e) as Arrow. `work` is from the first message read to the last commit, lake included, with start-up apart (loading
-libraries, compiled code, joining the broker); `process` is everything. The broker runs on the same machine.
+The recording goes (a) through the journal in a file, (b) directly, through Kafka (c) as JSON, (d) as Avro, (e) as Arrow, each
+worked off by `tickhouse work`, and (f) by `tickhouse spark`; then Spark alone aggregates the JSON topic. The broker and all
+others share this machine. Every table of every way must be equal to the recording's, to the last bit.
 
-The standard work has 35 trades between two heartbeats, which is where the Arrow form does not pay; `--dense` (the default)
-puts the same lines into a thousandth of the time, as dense as a large house has them.
+Start-up is apart: `work` counts from the first message asked for to the last commit, Spark (ours and its own) from the end of
+the first micro-batch to the end of the last.
+
+The lines are those of the standard work, but at 20,000 a second of market time (`--dense 144`): whoever needs a cluster has
+many trades in a heartbeat's quarter second, and the Arrow form makes messages of them. `--dense 1` is the standard work itself.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import standard_work
 from rich.console import Console
@@ -28,120 +33,235 @@ from run import KEPT, machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.kafka_topics import ends
+from tests.parity.ways import digests
 from tests.services.kafka import Broker
 from tests.services.registry import Registry
+from tests.services.spark_kafka import jars
 
-__all__ = ["Way", "dense"]
+from tickhouse.settings import KafkaSettings
 
-_TIME = re.compile(rb'"t":(\d+)')
-_FIRST_MS = 1_768_516_200_000
+__all__ = ["Figures", "Topic", "Way", "recording", "send", "work_off"]
+
+PEER = Path(__file__).parent / "peers" / "spark_windows.py"
 
 
 class Way(NamedTuple):
     """One way through."""
 
     name: str
-    to: str | None
-    form: str = "json"
+    engine: str
+    """`replay`, `work`, `spark`, or `peer`: Spark's own."""
+    form: str = ""
+    """Of the messages; `sqlite` = the journal in a file, empty = none."""
     partitions: int = 1
 
 
 WAYS = (
-    Way("(b) recording", None),
-    Way("(a) SQLite", "sqlite"),
-    Way("(c) Kafka json, 1 partition", "kafka"),
-    Way("(c) Kafka json, 4 partitions", "kafka", "json", 4),
-    Way("(c) Kafka json, 16 partitions", "kafka", "json", 16),
-    Way("(d) Kafka avro, 4 partitions", "kafka", "avro", 4),
-    Way("(e) Kafka arrow, 1 partition", "kafka", "arrow", 1),
-    Way("(e) Kafka arrow, 4 partitions", "kafka", "arrow", 4),
+    Way("(b) recording", "replay"),
+    Way("(a) SQLite", "replay", "sqlite"),
+    Way("(c) json, 1 partition: work", "work", "json", 1),
+    Way("(c) json, 4 partitions: work", "work", "json", 4),
+    Way("(d) avro, 4 partitions: work", "work", "avro", 4),
+    Way("(e) arrow, 1 partition: work", "work", "arrow", 1),
+    Way("(e) arrow, 4 partitions: work", "work", "arrow", 4),
+    Way("(f) json, 4 partitions: spark", "spark", "json", 4),
+    Way("(f) arrow, 4 partitions: spark", "spark", "arrow", 4),
+    Way("Spark's own on json, 4 partitions", "peer", "json", 4),
 )
+PEER_WAY = WAYS[-1]
 
 
-def dense(file: Path, factor: int) -> Path:
-    """Write the lines of a recording in a `factor`-th of the time, so that more of them share a heartbeat."""
-    out = file.with_name(f"{file.stem}_dense{factor}.ndjson")
-    if not out.exists():
-        text = _TIME.sub(lambda found: b'"t":%d' % (_FIRST_MS + (int(found[1]) - _FIRST_MS) // factor), file.read_bytes())
-        out.write_bytes(text)
-    return out
+class Figures(NamedTuple):
+    """What a way took."""
+
+    rows: int
+    """Trades and rejected messages that were measured."""
+    seconds: float
+    """Of the work, start-up apart."""
+    process_s: float
+    """From the call to the exit."""
+    cpu_s: float
+    """Of the process, start-up and all."""
+    equal: bool | None
+    """Whether the tables are the recording's; None where there are none."""
 
 
-def _tickhouse(words: list[str], environment: dict[str, str]) -> tuple[float, float, dict[str, object]]:
-    """Run a command; return (wall seconds, CPU seconds, what it printed)."""
+class Topic(NamedTuple):
+    """A topic that holds the recording."""
+
+    settings: KafkaSettings
+    sent_s: float
+    sent_cpu_s: float
+    messages: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a house read it."""
+        given = self.settings.model_dump(include={"servers", "registry", "topic", "form", "partitions"})
+        return {f"TICKHOUSE_KAFKA__{name.upper()}": str(value) for name, value in given.items() if value}
+
+
+def recording(n: int, symbols: int, dense: float) -> Path:
+    """Return the input, written where it is not kept from an earlier run."""
+    file = KEPT / f"standard_{n}_{symbols}_1{f'_dense{dense:g}' if dense != 1 else ''}.ndjson"
+    if not file.exists():
+        KEPT.mkdir(exist_ok=True)
+        standard_work.write(file, n, symbols, 1, dense=dense)
+    return file
+
+
+def _called(words: list[str], environment: dict[str, str]) -> tuple[float, float, dict[str, Any]]:
+    """Run a command; return (seconds, CPU seconds, what it printed)."""
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tickhouse", *words, "--json"], stdout=subprocess.PIPE, env={**os.environ, **environment}
-    )
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"tickhouse {' '.join(words)} ended with {process.returncode}")
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryFile() as complained:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=complained, env={**inherited, **environment})
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        complained.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}: {complained.read().decode()[-2_000:]}")
     return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, json.loads(said)
 
 
-def _measured(way: Way, file: Path, out: Path, servers: tuple[str, str]) -> dict[str, object]:
-    environment = {
-        "TICKHOUSE_KAFKA__SERVERS": servers[0],
-        "TICKHOUSE_KAFKA__REGISTRY": servers[1],
-        "TICKHOUSE_KAFKA__TOPIC": f"bench-{time.monotonic_ns()}",
-        "TICKHOUSE_KAFKA__FORM": way.form,
-        "TICKHOUSE_KAFKA__PARTITIONS": str(way.partitions),
-    }
-    house = ["--house", str(out)]
-    shutil.rmtree(out, ignore_errors=True)
-    if way.to != "kafka":
-        wall, cpu, told = _tickhouse(["replay", str(file), *house, *(["--to", way.to] if way.to else [])], environment)
-        return {"way": way.name, "work_s": told["seconds"], "process_s": wall, "cpu_s": cpu, "received": told["received"]}
-    sent, sent_cpu, told_sent = _tickhouse(["replay", str(file), "--to", "kafka", *house], environment)
-    wall, cpu, told = _tickhouse(["work", "--until-drained", *house], environment)
-    return {
-        "way": way.name, "send_s": told_sent["seconds"], "send_cpu_s": sent_cpu, "send_process_s": sent,
-        "work_s": told["seconds"], "process_s": wall, "cpu_s": cpu, "received": told["received"],
-    }  # fmt: skip
+def _tickhouse(*words: str | Path, environment: dict[str, str]) -> tuple[float, float, dict[str, Any]]:
+    return _called([sys.executable, "-m", "tickhouse", *map(str, words), "--json"], environment)
+
+
+def send(file: Path, form: str, partitions: int, servers: tuple[str, str], scratch: Path) -> Topic:
+    """Send the recording to a topic of its own."""
+    settings = KafkaSettings(
+        servers=servers[0],
+        registry=servers[1] or None,
+        topic=f"bench-{form}-{partitions}-{time.monotonic_ns()}",
+        form=form,  # type: ignore[arg-type]
+        partitions=partitions,
+    )
+    topic = Topic(settings, 0.0, 0.0, 0)
+    house = scratch / f"sender-{settings.topic}"
+    _, cpu, told = _tickhouse("replay", file, "--to", "kafka", "--house", house, environment=topic.environment)
+    shutil.rmtree(house)
+    return Topic(settings, told["seconds"], cpu, ends(settings))
+
+
+def work_off(topic: Topic, engine: str, house: Path, batches: int) -> Figures:
+    """Work a topic off into a new house."""
+    shutil.rmtree(house, ignore_errors=True)
+    if engine == "work":
+        wall, cpu, told = _tickhouse(
+            "work", "--until-drained", "--journal", "kafka", "--house", house, environment=topic.environment
+        )
+        return Figures(told["received"], told["seconds"], wall, cpu, None)
+    words = ["--trigger", "availableNow", "--master", "local[2,4]", "--max-records", str(-(-topic.messages // batches))]
+    wall, cpu, _ = _tickhouse("spark", *words, "--house", house, environment=topic.environment)
+    rows, seconds = _after_the_first(house / "lake" / "bronze" / "trades")
+    return Figures(rows, seconds, wall, cpu, None)
+
+
+def _after_the_first(table: Path) -> tuple[int, float]:
+    """Return (rows, seconds) of the commits of a table after its first one."""
+    commits = []
+    for entry in sorted((table / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in entry.read_text("utf-8").splitlines()]
+        rows = sum(json.loads(action["add"]["stats"])["numRecords"] for action in actions if "add" in action)
+        at = next(action["commitInfo"]["timestamp"] for action in actions if "commitInfo" in action)
+        if rows:
+            commits.append((at, rows))
+    return sum(rows for _, rows in commits[1:]), (commits[-1][0] - commits[0][0]) / 1e3
+
+
+def _peer(topic: Topic, batches: int) -> Figures:
+    words = [sys.executable, str(PEER), topic.settings.servers, topic.settings.topic, "--jars", jars()]
+    words += ["--partitions", str(topic.settings.partitions), "--max-records", str(-(-topic.messages // batches))]
+    wall, cpu, told = _called(words, {"PYSPARK_PYTHON": sys.executable})
+    return Figures(told["rows"], told["seconds"], wall, cpu, None)
+
+
+def _measured(way: Way, file: Path, house: Path, topic: Topic | None, batches: int) -> Figures:
+    if way.engine == "peer":
+        assert topic is not None
+        return _peer(topic, batches)
+    if topic is not None:
+        return work_off(topic, way.engine, house, batches)
+    to = ["--to", way.form] if way.form else []
+    wall, cpu, told = _tickhouse("replay", file, *to, "--house", house, environment={})
+    return Figures(told["received"], told["seconds"], wall, cpu, None)
+
+
+def _table(found: dict[Way, Figures], topics: dict[tuple[str, int], Topic], title: str) -> Table:
+    table = Table(
+        title=title, caption="ratio: to Spark's own; start-up and exit are apart; sent: `replay --to kafka`, CPU of all"
+    )
+    for column in ("way", "trades/s", "ratio", "start-up s", "CPU us a trade", "sent/s", "CPU us a trade sent", "tables"):
+        table.add_column(column, justify="left" if column in {"way", "tables"} else "right")
+    own = found.get(PEER_WAY)
+    for way, figures in found.items():
+        rate = figures.rows / figures.seconds
+        topic = topics.get((way.form, way.partitions)) if way.engine == "work" else None
+        table.add_row(
+            way.name,
+            f"{rate:,.0f}",
+            f"{rate * own.seconds / own.rows:.2f}" if own else "",
+            f"{figures.process_s - figures.seconds:.1f}",
+            f"{1e6 * figures.cpu_s / figures.rows:.2f}" if way.engine in {"work", "replay"} else "",
+            f"{figures.rows / topic.sent_s:,.0f}" if topic else "",
+            f"{1e6 * topic.sent_cpu_s / figures.rows:.2f}" if topic else "",
+            {None: "", True: "equal", False: "DIFFERENT"}[figures.equal],
+        )
+    return table
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=1_000_000)
+    """Measure, compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--n", type=int, default=1_000_000, help="lines of the input")
     parser.add_argument("--symbols", type=int, default=50)
-    parser.add_argument("--dense", type=int, default=1_000)
+    parser.add_argument("--dense", type=float, default=144.0, help="how many times as dense as the standard work")
+    parser.add_argument("--batches", type=int, default=4, help="micro-batches of Spark; the first is not counted")
     parser.add_argument("--only", default="", help="ways whose names hold this")
     given = parser.parse_args()
-    console = Console()
-    KEPT.mkdir(exist_ok=True)
-    file = KEPT / f"standard_{given.n}_{given.symbols}_1.ndjson"
-    if not file.exists():
-        standard_work.write(file, given.n, given.symbols, 1)
-    if given.dense > 1:
-        file = dense(file, given.dense)
+    console, file = Console(stderr=True), recording(given.n, given.symbols, given.dense)
     scratch = KEPT / "engines"
     shutil.rmtree(scratch, ignore_errors=True)
-    found = []
+    found: dict[Way, Figures] = {}
+    topics: dict[tuple[str, int], Topic] = {}
+    expected: dict[str, str] | None = None
     with Broker(scratch / "kafka") as broker, Registry(scratch / "registry") as registry:
         for way in WAYS:
-            if given.only in way.name:
-                found.append(_measured(way, file, scratch / "house", (broker.servers, registry.url)))
-                console.print(json.dumps(found[-1]), style="dim", highlight=False)
-    table = Table(title=f"{given.n:,} lines, {given.symbols} symbols, {given.dense}x dense, {machine()['cores']} cores")
-    for column in ("way", "sent/s", "worked/s", "start-up s", "CPU us a trade: send", "work"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    for row in found:
-        count = float(row["received"])  # type: ignore[arg-type]
-        start = float(row["process_s"]) - float(row["work_s"])  # type: ignore[arg-type]
-        send = f"{count / float(row['send_s']):,.0f}" if "send_s" in row else ""  # type: ignore[arg-type]
-        send_cpu = f"{1e6 * float(row['send_cpu_s']) / count:.2f}" if "send_s" in row else ""  # type: ignore[arg-type]
-        table.add_row(
-            str(row["way"]), send, f"{count / float(row['work_s']):,.0f}", f"{start:.1f}", send_cpu,  # type: ignore[arg-type]
-            f"{1e6 * float(row['cpu_s']) / count:.2f}",  # type: ignore[arg-type]
-        )  # fmt: skip
-    console.print(table)
-    (KEPT / "engines.json").write_text(
-        json.dumps({"machine": machine(), "given": vars(given), "ways": found}, indent=1), "utf-8"
+            if (way.engine != "replay" or way.form or given.only) and given.only not in way.name:
+                continue
+            place = (way.form, way.partitions)
+            if way.engine != "replay" and place not in topics:
+                topics[place] = send(file, *place, (broker.servers, registry.url), scratch)
+            house = scratch / "house"
+            shutil.rmtree(house, ignore_errors=True)
+            figures = _measured(way, file, house, topics.get(place), given.batches)
+            if way.engine != "peer":
+                tables = digests(house)
+                expected = expected or tables
+                figures = figures._replace(equal=tables == expected)
+            found[way] = figures
+            console.print(f"{way.name}: {json.dumps(figures._asdict())}", style="dim", highlight=False, soft_wrap=True)
+    host, date = machine(), datetime.now(UTC).isoformat(timespec="seconds")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("pyspark", "confluent-kafka", "pyarrow", "deltalake", "numba"))
+    title = (
+        f"{given.n:,} lines, {given.symbols:,} symbols, {given.dense:g} times as dense as the standard work\n"
+        f"{host['cpu']}, {host['cores']} cores, {host['system']}, Python {host['python']}, {date}\n{versions}"
     )
+    Console(width=None if sys.stdout.isatty() else 150).print(_table(found, topics, title))
+    results = {
+        "date": date,
+        "machine": host,
+        "given": vars(given),
+        "topics": {topic.settings.topic: topic._asdict() | {"settings": None} for topic in topics.values()},
+        "ways": {way.name: figures._asdict() for way, figures in found.items()},
+    }
+    (KEPT / "engines.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    if any(figures.equal is False for figures in found.values()):
+        sys.exit("the tables are not equal")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ def measure(folder: Path, rate: int, symbols: int, subscribers: int, seconds: fl
     folder.mkdir()
     config = folder / "tickhouse.toml"
     config.write_text(f'[sources]\nenabled = ["binance"]\n[sources.options.binance]\nws_url = "{address}"\n')
-    words = [sys.executable, "-m", "tickhouse", "run", "--json", "--port", "0", "--house", folder / "house", "--config", config]
+    options = ["--json", "--port", "0", "--no-dashboard", "--house", folder / "house", "--config", config]
+    words = [sys.executable, "-m", "tickhouse", "run", *options]
     run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     url = next(line for line in run.stderr if "API on" in line).split()[2]

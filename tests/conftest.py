@@ -7,10 +7,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from bench.standard_work import write
 
+from tests.parity.ways import digests
 from tests.services.kafka import Broker
 from tests.services.maven import ServiceMissingError
 from tests.services.registry import Registry
+from tests.test_cli import tickhouse
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,3 +53,19 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registry, No
             yield server
     except ServiceMissingError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def market(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording with all disorder; the module's MARKET says how many lines and symbols it has, and its seed."""
+    file = tmp_path_factory.mktemp("market") / "market.ndjson"
+    write(file, *request.module.MARKET)
+    return file
+
+
+@pytest.fixture(scope="module")
+def expected(market: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of an undisturbed replay of it."""
+    house = tmp_path_factory.mktemp("expected") / "house"
+    tickhouse("replay", market, "--house", house)
+    return digests(house)

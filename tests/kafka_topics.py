@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from tests.services.kafka import Broker
@@ -15,7 +24,7 @@ from tickhouse.journal.base import Reader
 from tickhouse.model import Batch, Feed, Trade
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["T0", "drained", "feed", "fresh", "group_offsets", "plain_messages", "produce", "trade"]
+__all__ = ["T0", "counter", "drained", "ends", "feed", "fresh", "group_offsets", "plain_messages", "produce", "trade"]
 
 T0 = 1_768_478_400_000_000
 """2026-01-15 12:00 UTC."""
@@ -60,6 +69,40 @@ def plain_messages(settings: KafkaSettings, partition: int) -> list[Message]:
         while len(found) < high:
             found += consumer.consume(high - len(found), 10)
         return found
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def counter(settings: KafkaSettings) -> Iterator[Callable[[], int]]:
+    """Give a function that returns how many messages a topic has; 0 where there is none, or no broker."""
+    consumer = Consumer({"bootstrap.servers": settings.servers, "group.id": "ends", "log_level": 0})
+
+    def count() -> int:
+        marks = []
+        for partition in range(settings.partitions):
+            try:
+                marks.append(consumer.get_watermark_offsets(TopicPartition(settings.topic, partition), 2))
+            except KafkaException:
+                return 0
+        return sum(high for _, high in marks)
+
+    try:
+        yield count
+    finally:
+        consumer.close()
+
+
+def ends(settings: KafkaSettings) -> int:
+    """Return how many messages a topic has; 0 where there is none."""
+    consumer = Consumer({"bootstrap.servers": settings.servers, "group.id": "ends", "log_level": 0})
+    try:
+        places = [TopicPartition(settings.topic, partition) for partition in range(settings.partitions)]
+        return sum(consumer.get_watermark_offsets(place, 60)[1] for place in places)
+    except KafkaException as error:
+        if error.args[0].code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}:
+            return 0
+        raise
     finally:
         consumer.close()
 

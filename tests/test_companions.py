@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.house import free_port
-
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -35,7 +33,7 @@ def line(process: subprocess.Popen[str], says: str) -> str:
 
 
 def test_run_serves_what_it_makes_and_takes_the_api_with_it(tmp_path: Path) -> None:
-    process = start(tmp_path / "house", 0)
+    process = start(tmp_path / "house", 0, "--no-dashboard")
     try:
         url = line(process, "API on").split()[2]
         until = time.monotonic() + 60
@@ -71,11 +69,10 @@ def test_a_port_in_use_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_run_shows_what_it_makes_and_takes_the_dashboard_with_it(tmp_path: Path) -> None:
-    ports = [free_port() for _ in range(2)]
-    process = start(tmp_path / "house", ports[0], "--dashboard-port", str(ports[1]))
+    process = start(tmp_path / "house", 0, "--dashboard-port", "0")
     try:
         line(process, "API on")
-        url = f"http://127.0.0.1:{ports[1]}"
+        url = line(process, "dashboard on").split()[2]
         until = time.monotonic() + 60
         seen: dict[str, int] = {}
         while not seen.get("accepted") and time.monotonic() < until:

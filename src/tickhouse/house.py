@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -26,15 +26,16 @@ import polars as pl
 import pyarrow as pa
 import structlog
 
+from tickhouse.columns import EMPTY_BEATS, empty_trades
 from tickhouse.engines.embedded import EmbeddedEngine, Listener
-from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError
-from tickhouse.history import LakeHistories
+from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, SchemaMismatchError, TickhouseError
+from tickhouse.history import LakeHistories, LakeHistory
 from tickhouse.journal.base import Journal
 from tickhouse.journal.followed import FollowedRecording
 from tickhouse.journal.recording import Recording
 from tickhouse.journal.sqlite import SqliteAppender, SqliteJournal
 from tickhouse.journal.sqlite_file import connect_read_only, translated
-from tickhouse.model import Position
+from tickhouse.model import Batch, Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.plugins import SOURCES, build, names
 from tickhouse.rules import Rules, parse_duration
@@ -334,6 +335,12 @@ class House:
             durable: Its commits survive a power cut, as `journal.sync = "full"` says.
         """
         return Lake(self.lake_path, durable=durable)
+
+    def load_code(self, rules: Rules) -> None:
+        """Load the compiled code that pipelines call; in a thread of its own, while something else is waited for."""
+        with suppress(TickhouseError):  # the run meets it again
+            pipeline = Pipeline(0, rules, LakeHistory(LakeTables(self.lake_path), 0))
+            pipeline.feed(Batch(0, empty_trades(), EMPTY_BEATS))
 
     def work(
         self, journal: Journal, rules: Rules, settings: Settings, listener: Listener | None = None, *, pace_s: float = 0.0

@@ -65,10 +65,15 @@ class Board:
         """When, and how many trades were accepted then, by tally and instrument."""
         self.clock = NO_TIME
 
-    def begin(self, tallies: Sequence[Tally]) -> None:
-        """Show these from now on: those of a house's pipelines, before they are fed."""
+    def begin(self, tallies: Sequence[Tally], clock: int = NO_TIME) -> None:
+        """Show these from now on: those of a house's pipelines, before they are fed.
+
+        Args:
+            tallies: One a partition.
+            clock: The last heartbeat that they were fed with.
+        """
         with self._lock:
-            self._tallies = tallies
+            self._tallies, self.clock = tallies, clock
             self._marks.clear()
             self._mark(self._monotonic())
 

@@ -136,6 +136,10 @@ class Feeds:
             self.instrument_of.append(self.instrument_code(feed.instrument))
         return code
 
+    def find(self, feed: Feed) -> int:
+        """Return the code of `feed`, -1 where it was not seen yet."""
+        return self._codes.get(feed, -1)
+
     def instrument_code(self, instrument: Instrument) -> int:
         """Return the code of `instrument`, giving it the next free one at first sight."""
         code = self._instrument_codes.get(instrument)

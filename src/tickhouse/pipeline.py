@@ -6,7 +6,7 @@ gives the same rows for the same journal however it is cut into batches, killed 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 
 import msgspec
@@ -124,8 +124,16 @@ class Pipeline:
         """The last heartbeat fed."""
         return self._kernel.clock
 
-    def open_bars(self, instruments: I32 | None = None, levels: Sequence[int] | None = None) -> pa.Table:
-        """Return the bars that are not final yet as rows of `gold.bars`; see `Kernel.open_bars`. Not while `feed` runs."""
+    def open_bars(self, instruments: I32 | None = None, intervals: Collection[str] | None = None) -> pa.Table:
+        """Return the bars that are not final yet as rows of `gold.bars`; see `Kernel.open_bars`. Not while `feed` runs.
+
+        Args:
+            instruments: Codes; None = all.
+            intervals: None = all.
+        """
+        levels = None
+        if intervals is not None:
+            levels = [level for level, name in enumerate(self.rules.intervals) if name in intervals]
         return rows.bars(self.partition, self._kernel.open_bars(instruments, levels), self._names, self.rules.intervals)
 
     def snapshot(self) -> bytes:

@@ -199,6 +199,8 @@ class ServeSettings(_Section):
     """Requests that it may make at once."""
     sql_timeout_s: float = Field(default=10.0, gt=0)
     """Longest time that a question in SQL may take, seconds."""
+    hours: dict[str, str] = Field(default_factory=dict)
+    """Weekly hours by venue, e.g. IEX = "Mon-Fri 09:30-16:00 America/New_York", so that a closed market is called closed."""
 
 
 class Settings(_Section):

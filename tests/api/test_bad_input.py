@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import resource
 from pathlib import Path
 from urllib.parse import quote
 
@@ -112,6 +113,11 @@ def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
         "   ",
         "SELECT * FROM silver.nothing",
         "SELECT repeat('x', 10000000) FROM range(1000)",
+        "SELECT * FROM read_parquet('http://127.0.0.1:1/x.parquet')",
+        "SELECT * FROM read_parquet('s3://bucket/x.parquet')",
+        "DETACH memory",
+        "CREATE MACRO f(x) AS x",
+        "SELECT * FROM query('COPY (SELECT 1) TO ''/tmp/stolen.csv''')",
     ],
 )
 def test_sql_reads_the_tables_and_nothing_else(served: Served, stored: Path, sql: str) -> None:
@@ -134,6 +140,39 @@ def test_sql_is_bounded_in_rows_and_time(stored: Path) -> None:
         assert server.post("/v1/sql", {"sql": "SELECT 1", "limit": HUGE}).status == 422
         assert server.post("/v1/sql", {"sql": "SELECT 1", "more": 1}).status == 422
         assert server.post("/v1/sql", ["SELECT 1"]).status == 422
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+        "WITH RECURSIVE t(n) AS (SELECT repeat('x', 1000) UNION ALL SELECT n || n FROM t) SELECT max(length(n)) FROM t",
+        "SELECT count(*) FROM generate_series(1, 1000000000000)",
+        "SELECT list(i) FROM generate_series(1, 1000000000000) t(i)",
+        "SELECT list(a.price) FROM silver.trades a, silver.trades b, silver.trades c",
+        "SELECT * FROM silver.trades a, silver.trades b, silver.trades c ORDER BY random()",
+        "SELECT range(1000000000)",
+        "SELECT sum(x) FROM (SELECT unnest(range(1000000000)) x)",
+        "SELECT repeat('x', 4000000000)",
+        "SELECT " + "(" * 9_000 + "1" + ")" * 9_000,
+        "SELECT " + "abs(" * 3_000 + "1" + ")" * 3_000,
+        "SELECT * FROM " + "(SELECT * FROM " * 1_000 + "silver.trades" + ")" * 1_000,
+    ],
+    ids=lambda sql: sql[:40],
+)
+def test_sql_that_would_eat_the_machine_is_stopped_and_the_house_goes_on(served: Served, sql: str) -> None:
+    before = _most_memory_kb()
+    answer = served.post("/v1/sql", {"sql": sql})
+    assert answer.status == 422, answer.body[:300]
+    assert answer.json["detail"]
+    assert served.get("/v1/health").status == 200
+    answer = served.post("/v1/sql", {"sql": "SELECT 1 AS one"})
+    assert answer.json.get("rows") == [{"one": 1}], answer.body[:300]
+    assert _most_memory_kb() - before < 500_000, "what serves is not what answers"
+
+
+def _most_memory_kb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 async def ask(server: Served, *frames: str | bytes, answers: int) -> list[dict[str, object]]:

@@ -42,7 +42,7 @@ def test_a_stored_house_tells_its_balance(served: Served) -> None:
 
 @pytest.mark.timeout(180)
 def test_the_processes_of_a_run_count_together(tmp_path: Path) -> None:
-    command = ["run", "--house", str(tmp_path / "house"), "--source", "synthetic", "--port", "0", "--json"]
+    command = ["run", "--house", str(tmp_path / "house"), "--source", "synthetic", "--port", "0", "--no-dashboard", "--json"]
     process = subprocess.Popen([sys.executable, "-m", "tickhouse", *command], stdout=-1, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

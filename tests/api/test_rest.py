@@ -88,6 +88,16 @@ def test_what_a_house_is_and_does(served: Served) -> None:
     assert {"output": "upper", "column": "bbands_20_2_upper"} in catalogue["bbands(20,2)"]["outputs"]
 
 
+def test_feeds_count_since_the_house_began_and_say_which_market_is_closed(served: Served) -> None:
+    rows = served.rows("/v1/feeds")
+    health = served.get("/v1/health").json
+    assert sum(row["trades"] for row in rows) == health["accepted"]
+    assert sum(row["duplicate"] for row in rows) == health["duplicate"]
+    assert {row["venue"]: row["market"] for row in rows} == {"BINANCE": "open", "COINBASE": "closed"}
+    prices = {(row["venue"], row["symbol"]): row["last_price"] for row in served.rows("/v1/symbols")}
+    assert {(row["venue"], row["symbol"]): row["last"] for row in rows} == prices
+
+
 def test_sql_answers_in_rows(served: Served) -> None:
     answer = served.post("/v1/sql", {"sql": "SELECT venue, count(*) AS n FROM silver.trades GROUP BY venue ORDER BY venue"})
     assert [row["venue"] for row in answer.json["rows"]] == ["BINANCE", "COINBASE"]

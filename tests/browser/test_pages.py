@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import DAY, MADE_LATE
+from tests.browser.conftest import DAY, MADE_LATE, TOGETHER
 from tests.browser.house import House
+
+pytestmark = TOGETHER
 
 PATHS = ("", "chart", "feeds", "history", "sql")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import recording
+from tests.browser.conftest import TOGETHER, recording
 from tests.browser.house import House
+
+pytestmark = TOGETHER
 
 STARTS = "node => node.component.bars.rows.map(row => row.start)"
 
@@ -62,3 +65,38 @@ def test_dashboard_that_was_restarted_is_found_again(page: Page, live: House):
     expect(page.locator(".state.lost")).to_be_visible()
     live.show()
     expect(page.locator(".state.live")).to_be_visible(timeout=90_000)
+
+
+OPEN, CLOSED = {"connected": True, "market": None}, {"connected": True, "market": "closed"}
+
+
+@pytest.mark.parametrize(
+    ("age_s", "feeds", "says"),
+    [
+        (5, [OPEN], "live"),
+        (200, [OPEN], "no trade for 3 min · feed connected"),
+        (200, [], "no trade for 3 min"),
+        (200, [CLOSED, CLOSED], "market closed · last trade 3 min ago"),
+        (200, [CLOSED, OPEN], "no trade for 3 min · feed connected"),
+        (5, [CLOSED], "live"),
+        (200, [{"connected": False, "market": "closed"}], "the feed is disconnected"),
+    ],
+)
+def test_a_quiet_market_is_told_from_a_closed_one_and_from_a_feed_that_is_down(
+    page: Page, recorded: House, age_s: int, feeds: list[dict[str, Any]], says: str
+):
+    page.goto(recorded.dashboard)
+    words = page.evaluate(
+        """async ([age, rows]) => {
+          const { StateLine } = await import("/web/state.js");
+          const line = new StateLine();
+          line.connected({ state: "live" });
+          line.traded((Date.now() / 1000 - age) * 1e6);
+          line.feeds(rows);
+          line.paint();
+          line.close();
+          return line.node.innerText || line.node.textContent;
+        }""",
+        [age_s, feeds],
+    )
+    assert words == says

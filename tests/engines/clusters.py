@@ -1,19 +1,28 @@
-"""A house on a topic, worked off range by range in this process, as executors and a driver do."""
+"""Houses on topics for tests of the Spark engine: worked off range by range without Spark, or by it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from tests.parity.ways import Servers, send
+from tests.services.kafka import Broker
 from tickhouse.engines.job import Range
 from tickhouse.engines.ranges import RangeResult, State, work_off
 from tickhouse.house import House
-from tickhouse.runs.spark import spark_job
-from tickhouse.settings import load
+from tickhouse.runs.spark import SparkRun, spark_job
+from tickhouse.settings import Settings, load
 from tickhouse.sinks.lake import Lake
 
-__all__ = ["Cluster"]
+__all__ = ["SMALL_JVM", "Cluster", "SparkHouse"]
+
+SMALL_JVM = {
+    "spark.driver.memory": "640m",
+    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto",
+}
+"""Several of these run beside each other, and none for long."""
 
 
 class Cluster:
@@ -65,3 +74,40 @@ class Cluster:
         """Work off one micro-batch, rows and states."""
         results, self.states = self.execute(ranges)
         self.commit(results)
+
+
+class SparkHouse:
+    """What Spark does: a recording on a topic of its own, and a house for it.
+
+    Args:
+        recorded: Sent to the topic.
+        broker: Where to.
+        folder: The house is in it.
+        max_records: Of a micro-batch.
+        partitions: Of the topic.
+    """
+
+    def __init__(self, recorded: Path, broker: Broker, folder: Path, max_records: int, partitions: int = 2) -> None:
+        self.options = send([recorded], folder / "house", Servers(broker.servers, ""), "json", partitions)
+        self.path = folder / "house"
+        self._max_records = max_records
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings: work off what is there on this machine, then end."""
+        overrides = {"spark.trigger": "availableNow", "spark.max_records": self._max_records, "spark.master": "local[2,4]"}
+        return load(Path(self.options[-1]), overrides)[0]
+
+    def begin(self) -> None:
+        """Make the checkpoint, as a run does before it starts Spark."""
+        house = House(self.path)
+        with closing(house.live(self.settings)) as journal:
+            spark_job(house, self.settings, journal, self.path / "spark" / "checkpoint")
+
+    def run(self, *, from_beginning: bool = False) -> SparkRun:
+        """Work off what is there."""
+        run = SparkRun(House(self.path), self.settings, from_beginning=from_beginning)
+        with run:
+            while run.running:
+                time.sleep(0.05)
+        return run

@@ -8,12 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from bench.standard_work import write
 
 from tests.engines.clusters import Cluster
 from tests.parity.ways import Servers, digests
 from tests.services.kafka import Broker
-from tests.test_cli import tickhouse
 from tickhouse.engines import ranges as module
 from tickhouse.engines.job import Range
 from tickhouse.engines.ranges import RangeResult, work_off
@@ -23,22 +21,7 @@ from tickhouse.rules import Rules
 from tickhouse.sinks.lake import Lake
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording with all disorder."""
-    file = tmp_path_factory.mktemp("market") / "market.ndjson"
-    write(file, 3_000, 12, 7)
-    return file
-
-
-@pytest.fixture(scope="module")
-def expected(market: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the embedded engine makes of it."""
-    house = tmp_path_factory.mktemp("expected") / "house"
-    tickhouse("replay", market, "--house", house)
-    return digests(house)
+MARKET = (3_000, 12, 7)
 
 
 @pytest.fixture

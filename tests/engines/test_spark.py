@@ -6,18 +6,16 @@ Starting Spark takes longer than all the rest, so one session serves every test 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from bench.standard_work import write
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from pyspark.sql import SparkSession
 
-from tests.parity.ways import Servers, digests, send
+from tests.engines.clusters import SMALL_JVM, SparkHouse
+from tests.parity.ways import digests
 from tests.services.kafka import Broker
 from tests.test_cli import tickhouse
 from tickhouse.engines.ranges import RangeResult
@@ -25,17 +23,13 @@ from tickhouse.engines.spark import partition_keys
 from tickhouse.engines.spark_session import spark_session
 from tickhouse.errors import ConfigError, FatalError, LogCorruptError, SchemaMismatchError
 from tickhouse.house import House
-from tickhouse.runs.spark import SparkRun, spark_job
-from tickhouse.settings import Settings, SparkSettings, load
+from tickhouse.runs.spark import SparkRun
+from tickhouse.settings import SparkSettings
 
 pytestmark = [pytest.mark.timeout(1_800), pytest.mark.slow]
 
 LINES = 3_000
-SMALL_JVM = {
-    "spark.driver.memory": "640m",
-    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto",
-}
-"""Several of these run beside each other, and none for long."""
+MARKET = (LINES, 12, 7)
 
 Commit = Callable[[SparkRun, Sequence[RangeResult]], None]
 
@@ -47,54 +41,10 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         yield session
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording with all disorder."""
-    file = tmp_path_factory.mktemp("market") / "market.ndjson"
-    write(file, LINES, 12, 7)
-    return file
-
-
-@pytest.fixture(scope="module")
-def expected(market: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the embedded engine makes of it."""
-    house = tmp_path_factory.mktemp("expected") / "house"
-    tickhouse("replay", market, "--house", house)
-    return digests(house)
-
-
-class Sent:
-    """A recording on a topic of its own, and a house for it."""
-
-    def __init__(self, market: Path, broker: Broker, folder: Path, partitions: int = 2) -> None:
-        self.options = send([market], folder / "house", Servers(broker.servers, ""), "json", partitions)
-        self.path = folder / "house"
-
-    @property
-    def settings(self) -> Settings:
-        """Its settings: three micro-batches, then an end."""
-        overrides = {"spark.trigger": "availableNow", "spark.max_records": LINES // 2, "spark.master": "local[2,4]"}
-        return load(Path(self.options[-1]), overrides)[0]
-
-    def begin(self) -> None:
-        """Make the checkpoint, as a run does before it starts Spark."""
-        house = House(self.path)
-        with closing(house.live(self.settings)) as journal:
-            spark_job(house, self.settings, journal, self.path / "spark" / "checkpoint")
-
-    def run(self, *, from_beginning: bool = False) -> SparkRun:
-        """Work off what is there."""
-        run = SparkRun(House(self.path), self.settings, from_beginning=from_beginning)
-        with run:
-            while run.running:
-                time.sleep(0.05)
-        return run
-
-
 @pytest.fixture
-def sent(market: Path, broker: Broker, tmp_path: Path) -> Sent:
+def sent(market: Path, broker: Broker, tmp_path: Path) -> SparkHouse:
     """A house on a topic with 2 partitions."""
-    return Sent(market, broker, tmp_path)
+    return SparkHouse(market, broker, tmp_path, LINES // 2)
 
 
 def stop_in_batch(monkeypatch: pytest.MonkeyPatch, number: int, *, after_commit: bool) -> None:
@@ -125,7 +75,7 @@ def test_each_partition_has_a_task_of_its_own(spark: SparkSession) -> None:
 @pytest.mark.usefixtures("spark")
 @pytest.mark.parametrize("after_commit", [False, True], ids=["before", "after"])
 def test_a_batch_stopped_around_its_commit_changes_no_row(
-    sent: Sent, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, after_commit: bool
+    sent: SparkHouse, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, after_commit: bool
 ) -> None:
     with monkeypatch.context() as patched:
         stop_in_batch(patched, 2, after_commit=after_commit)
@@ -141,7 +91,7 @@ def test_a_batch_stopped_around_its_commit_changes_no_row(
 
 @pytest.mark.usefixtures("spark")
 def test_from_beginning_makes_the_state_anew_and_changes_no_row(
-    sent: Sent, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    sent: SparkHouse, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         stop_in_batch(patched, 2, after_commit=True)
@@ -154,7 +104,7 @@ def test_from_beginning_makes_the_state_anew_and_changes_no_row(
 
 @pytest.mark.usefixtures("spark")
 def test_what_an_executor_or_the_planner_finds_wrong_is_one_clear_line(
-    sent: Sent, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    sent: SparkHouse, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         stop_in_batch(patched, 2, after_commit=False)
@@ -177,8 +127,8 @@ def test_what_an_executor_or_the_planner_finds_wrong_is_one_clear_line(
         sent.run(from_beginning=True)
 
 
-def test_a_checkpoint_of_another_house_is_refused(sent: Sent, market: Path, broker: Broker, tmp_path: Path) -> None:
-    other = Sent(market, broker, tmp_path / "other")
+def test_a_checkpoint_of_another_house_is_refused(sent: SparkHouse, market: Path, broker: Broker, tmp_path: Path) -> None:
+    other = SparkHouse(market, broker, tmp_path / "other", LINES // 2)
     for house in (sent, other):
         house.begin()
     checkpoint = sent.path / "spark" / "checkpoint"
@@ -195,7 +145,7 @@ def test_a_checkpoint_of_another_house_is_refused(sent: Sent, market: Path, brok
         sent.run()
 
 
-def test_settings_that_cannot_be_used_are_refused(sent: Sent, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_used_are_refused(sent: SparkHouse, tmp_path: Path) -> None:
     assert "use availableNow" in tickhouse("spark", "--trigger", "often", *sent.options, code=2)
     (tmp_path / "small.ndjson").write_text('{"s":"A","p":1,"v":1,"t":1768516200000}\n')
     tickhouse("replay", tmp_path / "small.ndjson", "--house", tmp_path / "recorded")

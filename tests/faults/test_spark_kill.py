@@ -1,4 +1,4 @@
-"""kill -9 of Spark's driver and of its executors' workers: the tables come out as if nothing had happened.
+"""Ctrl-C and kill -9 of Spark's driver, kill -9 of its executors' workers: the tables come out as if nothing had happened.
 
 One kill of each by `make test`, twenty by `make campaign`. Moments are chosen by how far the tables have come.
 """
@@ -12,34 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.standard_work import write
 
-from tests.faults.test_kafka_kill import configured, ends, process, reached, wait_until
-from tests.kafka_topics import fresh
+from tests.faults.processes import configured, process, reached, spark_configured, wait_until, workers
+from tests.kafka_topics import ends, fresh
 from tests.parity.ways import digests
 from tests.services.kafka import Broker
 from tests.test_cli import tickhouse
 
 pytestmark = [pytest.mark.timeout(3_600), pytest.mark.slow]
-LINES = 12_000
+MARKET = (12_000, 20, 5)
 MANY = 20
-JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto"
-
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording with all disorder."""
-    file = tmp_path_factory.mktemp("market") / "market.ndjson"
-    write(file, LINES, 20, 5)
-    return file
-
-
-@pytest.fixture(scope="module")
-def expected(market: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of an undisturbed replay."""
-    house = tmp_path_factory.mktemp("expected") / "house"
-    tickhouse("replay", market, "--house", house)
-    return digests(house)
 
 
 def begun(market: Path, broker: Broker, folder: Path, batches: int) -> tuple[list[str | Path], int]:
@@ -48,42 +30,24 @@ def begun(market: Path, broker: Broker, folder: Path, batches: int) -> tuple[lis
     options = configured(folder, settings)
     tickhouse("replay", market, "--to", "kafka", *options)
     whole = ends(settings)
-    with (folder / "t.toml").open("a") as file:
-        file.write(f'[spark]\nmaster = "local[2,9]"\ntrigger = "availableNow"\nmax_records = {whole // batches}\n')
-        file.write(f'[spark.conf]\n"spark.driver.memory" = "640m"\n"spark.driver.extraJavaOptions" = "{JVM}"\n')
-    return ["spark", *options], whole
-
-
-def children(of: int) -> list[int]:
-    """Return the ids of a process's children."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            if int(stat.rpartition(")")[2].split()[1]) == of:
-                found.append(int(entry.name))
-    return found
-
-
-def workers(driver: int) -> list[int]:
-    """Return the ids of the Python workers below a driver: those that Spark's daemons forked."""
-    (jvm,) = (pid for pid in children(driver) if b"java" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    daemons = [pid for pid in children(jvm) if b"pyspark.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return [pid for daemon in daemons for pid in children(daemon)]
+    return ["spark", *spark_configured(folder, settings, whole // batches)], whole
 
 
 def kill_driver(market: Path, expected: dict[str, str], broker: Broker, folder: Path, kills: int) -> None:
-    """Kill the driver again and again, right after the tables have moved: often between their commit and Spark's own."""
-    command, whole = begun(market, broker, folder, max(6, 2 * kills))
+    """Interrupt the driver once, then kill it again and again, right after the tables have moved.
+
+    A kill then often falls between their commit and Spark's own; an interrupt waits for both.
+    """
+    command, whole = begun(market, broker, folder, max(8, 2 * kills + 2))
     rng, killed = random.Random(4), 0
-    for _ in range(kills):
+    for end in (signal.SIGINT, *[signal.SIGKILL] * kills):
         before = reached(folder / "house")
-        with process(*command, end=signal.SIGKILL) as child:
+        with process(*command, end=end) as child:
             killed += wait_until(lambda: reached(folder / "house"), before + 1, child)
-            time.sleep(rng.choice((0, 0, 0.3 * rng.random())))
+            if end == signal.SIGKILL:
+                time.sleep(rng.choice((0, 0, 0.3 * rng.random())))
+        if end == signal.SIGINT:
+            assert child.returncode == 0
     assert killed, "never killed in the middle: the test shows nothing"
     assert reached(folder / "house") < whole
     tickhouse(*command)
@@ -106,7 +70,7 @@ def kill_workers(market: Path, expected: dict[str, str], broker: Broker, folder:
     assert digests(folder / "house") == expected
 
 
-def test_killed_driver(market: Path, expected: dict[str, str], broker: Broker, tmp_path: Path) -> None:
+def test_interrupted_and_killed_driver(market: Path, expected: dict[str, str], broker: Broker, tmp_path: Path) -> None:
     kill_driver(market, expected, broker, tmp_path, 1)
 
 

@@ -93,7 +93,7 @@ def test_only_what_is_asked_for_is_read(tmp_path) -> None:
     assert len(pipeline.open_bars()) == 0
     script = Script().beat(T0).trade(T0, 100.0, 1.0, 1).trade(T0, 50.0, 1.0, None, ZONED)
     pipeline.feed(script.batch(pipeline.feeds, 0, 3))
-    found = pipeline.open_bars(np.array([1], np.int32), [0, 3])
+    found = pipeline.open_bars(np.array([1], np.int32), ["1m", "1h"])
     assert found.select(["symbol", "interval", "close"]).to_pylist() == [
         {"symbol": "AAPL", "interval": "1m", "close": 50.0},
         {"symbol": "AAPL", "interval": "1h", "close": 50.0},
@@ -105,7 +105,7 @@ def test_a_final_bar_is_open_no_more(tmp_path) -> None:
     pipeline = Pipeline(0, Rules(), LakeHistory(LakeTables(tmp_path), 0))
     script = Script().beat(T0).trade(T0, 100.0, 1.0, 1).beat(T0 + MINUTE + 10 * SECOND)
     pipeline.feed(script.batch(pipeline.feeds, 0, 2))
-    assert pipeline.open_bars(None, [0]).column("start").cast("int64").to_pylist() == [T0]
+    assert pipeline.open_bars(None, ["1m"]).column("start").cast("int64").to_pylist() == [T0]
     pipeline.feed(script.batch(pipeline.feeds, 2, 3))
-    assert len(pipeline.open_bars(None, [0])) == 0
-    assert pipeline.open_bars(None, [1]).column("trades").to_pylist() == [1]
+    assert len(pipeline.open_bars(None, ["1m"])) == 0
+    assert pipeline.open_bars(None, ["5m"]).column("trades").to_pylist() == [1]

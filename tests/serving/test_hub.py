@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tickhouse.history import LakeHistories
 from tickhouse.model import I32
 from tickhouse.pipeline import Pipeline
 from tickhouse.rules import Rules
-from tickhouse.serving import hub as hubs
+from tickhouse.serving import open_bars
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.ring import Wanted
 from tickhouse.serving.subscription import Message, Subscription
@@ -43,14 +44,18 @@ class Player:
         self.history = self.histories.of[0]
         self.pipeline = Pipeline(0, RULES, self.history)
         self.looks = 0
-        self.hub.begin((0,), self.histories, self._look, is_same_house=is_same_house)
+        self.asked: list[tuple[list[int] | None, tuple[str, ...] | None]] = []
+        self.hub.begin((0,), self.histories, self._look, [self.pipeline.feeds.instruments], is_same_house=is_same_house)
 
     def _wake(self) -> None:
         self.woken += 1
 
-    def _look(self, instruments: I32 | None) -> pa.Table:
+    def _look(self, instruments: I32 | None, intervals: Collection[str] | None) -> pa.Table:
         self.looks += 1
-        return self.pipeline.open_bars(instruments)
+        self.asked.append(
+            (None if instruments is None else instruments.tolist(), None if intervals is None else tuple(intervals))
+        )
+        return self.pipeline.open_bars(instruments, intervals)
 
     def play(self, until: int | None = None) -> None:
         """Feed the script on, publish, pump."""
@@ -70,7 +75,7 @@ class Player:
 
 @pytest.fixture
 def player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
-    monkeypatch.setattr(hubs, "OPEN_EVERY_S", 0.0)
+    monkeypatch.setattr(open_bars, "EVERY_S", 0.0)
     return Player(tmp_path, Script().beat(T0).trade(T0, 100.0, 1.0, 1).trade(T0, 10.0, 1.0, 1, ETH))
 
 
@@ -145,6 +150,39 @@ def test_open_bars_are_not_read_while_nobody_asks(player: Player) -> None:
     assert player.looks == 0
     player.subscribe(Wanted("bars", "BTC-USDT"))
     assert player.looks == 1
+
+
+def test_open_bars_that_nobody_wants_are_not_read(player: Player) -> None:
+    player.play()
+    minute = player.subscribe(Wanted("bars", "BTC-USDT", interval="1m"))
+    assert player.asked == [([0], ("1m",))]
+    player.script.trade(T0, 11.0, 1.0, 2, ETH)
+    player.play()
+    assert len(player.asked) == 1
+    player.script.trade(T0, 101.0, 1.0, 2).trade(T0, 12.0, 1.0, 3, ETH)
+    player.play()
+    assert player.asked[1:] == [([0], ("1m",))]
+    assert shown(snapshot(minute), "interval", "close") == [("1m", 101.0)]
+    player.hub.unsubscribe(minute)
+    player.script.trade(T0, 102.0, 1.0, 3)
+    player.play()
+    assert len(player.asked) == 2
+
+
+def test_a_snapshot_has_open_bars_that_traded_while_nobody_wanted_them(player: Player) -> None:
+    player.play()
+    player.subscribe(Wanted("bars", "BTC-USDT", interval="1m"))
+    player.script.trade(T0, 101.0, 1.0, 2).trade(T0, 11.0, 1.0, 2, ETH)
+    player.play()
+    assert shown(snapshot(player.subscribe(Wanted("bars", "ETH-USDT", interval="1m"))), "close") == [(11.0,)]
+    five = snapshot(player.subscribe(Wanted("bars", "BTC-USDT", interval="5m")))
+    assert shown(five, "interval", "close") == [("5m", 101.0)]
+    everything = snapshot(player.subscribe(Wanted("bars")))
+    assert {(row["symbol"], row["interval"]) for row in everything.records} >= {("BTC-USDT", "1m"), ("ETH-USDT", "1h")}
+    player.script.trade(T0, 102.0, 1.0, 3)
+    player.play()
+    hour = snapshot(player.subscribe(Wanted("bars", "BTC-USDT", interval="1h")))
+    assert shown(hour, "close") == [(102.0,)]
 
 
 def test_indicators_stand_beside_their_bar_and_alone_where_only_they_changed(player: Player) -> None:

@@ -19,8 +19,11 @@ from tickhouse.api.context import Context
 from tickhouse.api.problems import add_handlers
 from tickhouse.api.tokens import Tokens
 from tickhouse.house import House
+from tickhouse.serving.feeds import FeedFigures
+from tickhouse.serving.hours import Hours
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.pump import Pump
+from tickhouse.serving.questions import Questions
 from tickhouse.settings import ServeSettings
 
 __all__ = ["make_app"]
@@ -31,7 +34,7 @@ _TAGS = [
     {"name": "Binance-compatible", "description": "For programs written for Binance: another base address is all they need."},
     {"name": "House", "description": "What the house is and does."},
 ]
-_SQL_MEMORY = "1GB"
+_MEMORY = "1GB"
 _ABOUT = """Everything a Tickhouse house holds, and what it makes, as it makes it.
 
 Times are UTC microseconds, given as integers or ISO text. Answers come as JSON, CSV, Arrow or Parquet, by `Accept`.
@@ -40,10 +43,11 @@ Live rows come over the WebSocket `/v1/stream`."""
 
 def make_app(house: House, settings: ServeSettings) -> FastAPI:
     """Return the API of a house, which need not exist yet."""
-    house.queries.limit(threads=1, memory=_SQL_MEMORY)  # the other core is the engine's
+    house.queries.limit(threads=1, memory=_MEMORY)  # the other core is the engine's
     pump = Pump()
-    hub = Hub(pump.wake)
+    hub = Hub(pump.wake, FeedFigures({venue: Hours.parse(text) for venue, text in settings.hours.items()}))
     follower = house.follower(hub)
+    questions = Questions(house.lake_path)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -53,13 +57,14 @@ def make_app(house: House, settings: ServeSettings) -> FastAPI:
             yield
         finally:
             await asyncio.to_thread(follower.stop)
+            questions.close()
             pumping.cancel()
 
     app = FastAPI(
         title="Tickhouse", version="1", description=_ABOUT, openapi_tags=_TAGS, docs_url=None, redoc_url=None,
         lifespan=lifespan,
     )  # fmt: skip
-    app.state.context = Context(house, follower, hub, settings)
+    app.state.context = Context(house, follower, hub, questions, settings)
     app.include_router(rest.router)
     app.include_router(stream.router)
     app.include_router(metrics.router)

@@ -160,7 +160,7 @@ def klines(
     rows = frame.with_columns(pl.col("start", "end").dt.epoch("us")).to_dicts()
     if len(rows) < most or start is None:
         known = {row["start"] for row in rows}
-        opened = here.hub.open_now(Wanted("bars", instrument.symbol, instrument.venue, interval))
+        opened = here.hub.open_bars.all_now(Wanted("bars", instrument.symbol, instrument.venue, interval))
         rows += [row for row in opened if row["start"] not in known and _within(row["start"], start, end)]
         rows = rows[-most:] if start is None else rows[:most]
     bought = _bought(here, instrument, rows)

@@ -16,6 +16,7 @@ from tickhouse.follower import Follower
 from tickhouse.house import House
 from tickhouse.rules import Rules
 from tickhouse.serving.hub import Hub
+from tickhouse.serving.questions import Questions
 from tickhouse.settings import ServeSettings
 from tickhouse.symbols import normalise
 
@@ -32,6 +33,7 @@ class Context:
     house: House
     follower: Follower
     hub: Hub
+    questions: Questions
     settings: ServeSettings
     now: Callable[[], int] = lambda: time.time_ns() // 1000
     """Tells the time, UTC microseconds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from datetime import datetime
 from http import HTTPStatus
@@ -28,7 +27,6 @@ router = APIRouter(prefix="/v1")
 
 MAX_LIMIT = 50_000
 _SQL_BYTES = 64 << 20
-_SQL_AT_ONCE = threading.BoundedSemaphore(2)
 
 Here = Annotated[Context, Depends(context)]
 _SPELLING = "In any spelling: BTC-USDT, btc/usdt, BINANCE:BTCUSDT."
@@ -141,7 +139,7 @@ def _with_open(
     last = bars["start"].max()
     fresh = here.hub.fresh_bars(wanted, microseconds(last)) if isinstance(last, datetime) else []
     ends = instant("end", end)
-    for rows in (fresh, here.hub.open_now(wanted)):
+    for rows in (fresh, here.hub.open_bars.all_now(wanted)):
         frame = _frame_of(rows, bars.schema)
         if ends is not None:
             frame = frame.filter(pl.col("start") < ends)
@@ -243,9 +241,9 @@ def feeds(request: Request, here: Here) -> Response:
 
 
 _FEEDS: dict[str, Any] = {
-    "venue": pl.String, "symbol": pl.String, "source": pl.String, "connected": pl.Boolean, "last": pl.Float64,
-    "change_pct": pl.Float64, "rate": pl.Float64, "lag_us": pl.Int64, "trades": pl.Int64, "late": pl.Int64,
-    "duplicate": pl.Int64, "rejected": pl.Int64, "open_gaps": pl.Int64, "clock": pl.Int64,
+    "venue": pl.String, "symbol": pl.String, "source": pl.String, "connected": pl.Boolean, "market": pl.String,
+    "last": pl.Float64, "change_pct": pl.Float64, "rate": pl.Float64, "lag_us": pl.Int64, "trades": pl.Int64,
+    "late": pl.Int64, "duplicate": pl.Int64, "rejected": pl.Int64, "open_gaps": pl.Int64, "clock": pl.Int64,
 }  # fmt: skip
 
 
@@ -377,15 +375,10 @@ class SqlQuery(BaseModel):
 
 @router.post("/sql", response_model=Rows, responses=documented(), tags=["Market data"])
 def sql(request: Request, here: Here, query: SqlQuery) -> Response:
-    """One SELECT over the tables of the house, in DuckDB's SQL; bounded in rows and time."""
+    """One SELECT over the tables of the house, in DuckDB's SQL; bounded in rows, time and memory."""
     here.rules()
     as_of = instant("as_of", None if query.as_of is None else str(query.as_of))
-    if not _SQL_AT_ONCE.acquire(timeout=here.settings.sql_timeout_s):
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too many questions in SQL at once; ask again", {"Retry-After": "1"})
-    try:
-        frame = here.house.queries.sql(
-            query.sql, as_of=as_of, max_rows=query.limit, max_bytes=_SQL_BYTES, timeout_s=here.settings.sql_timeout_s
-        )
-    finally:
-        _SQL_AT_ONCE.release()
+    frame = here.questions.ask(
+        query.sql, as_of=as_of, max_rows=query.limit, max_bytes=_SQL_BYTES, timeout_s=here.settings.sql_timeout_s
+    )
     return answer(request, frame)

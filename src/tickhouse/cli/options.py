@@ -57,7 +57,7 @@ JournalKind = Annotated[str | None, typer.Option("--journal", help="Of a new hou
 Host = Annotated[str | None, typer.Option(help="Where the API listens; beyond loopback every request needs a token.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port of the API; 0 = any free one.")]
 NoServe = Annotated[bool, typer.Option("--no-serve", help="Without the API and the dashboard.")]
-DashboardPort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the dashboard.")]
+DashboardPort = Annotated[int, typer.Option(min=0, max=65535, help="Port of the dashboard; 0 = any free port.")]
 NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Without the dashboard.")]
 AsChild = Annotated[bool, typer.Option("--as-child", hidden=True)]
 DEFAULT_HOUSE = Path("house")

@@ -33,7 +33,7 @@ from tickhouse.cli.options import (
 from tickhouse.cli.support import childs_settings, print_json, progress, serving, stop_on_signals, watch
 from tickhouse.errors import ConfigError
 
-__all__ = ["ingest", "replay", "run", "spark", "work"]
+__all__ = ["ingest", "repartition", "replay", "run", "spark", "work"]
 
 
 def run(
@@ -208,3 +208,33 @@ def replay(
         screen.console.print(f"{work.received_now:,} records in {seconds:,.1f} s ({rate:,.0f}/s) into {house}", highlight=False)
         if stop.is_set():
             screen.console.print("interrupted; the same command goes on from here")
+
+
+def repartition(
+    origin: Annotated[str, typer.Argument(help="The topic to read; [kafka] topic names the one to fill.")],
+    house: HouseDir = DEFAULT_HOUSE,
+    config: ConfigFile = None,
+    partitions: Annotated[int | None, typer.Option(help="Of the topic to fill, where it is new.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fill a topic with another number of partitions from an old one, for a new house: its tables will be the same.
+
+    Stop `tickhouse ingest` first. Ctrl-C or a kill loses nothing; the same command goes on.
+    """
+    stop = stop_on_signals()
+
+    from tickhouse.cli import screen
+    from tickhouse.runs.repartition import repartition as fill
+
+    settings = settings_of(config, {"kafka.partitions": partitions})
+    with progress("sending", shown=not as_json) as show:
+        result = fill(house_at(house), settings, origin, stop, show)
+    if as_json:
+        print_json({**result, "interrupted": stop.is_set()})
+        return
+    told = (
+        "interrupted; the same command goes on from here"
+        if stop.is_set()
+        else f"`tickhouse work --house {house}` makes the tables"
+    )
+    screen.console.print(f"{result['journal']}; {told}", highlight=False)

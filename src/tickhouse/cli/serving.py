@@ -46,19 +46,12 @@ def dashboard(
     """Show a house in the browser, live, until Ctrl-C: markets, charts, feeds, history, SQL."""
     if as_child:
         stop = threading.Event()
-        settings = childs_settings(stop)
-        api = api or _reached_at(settings.serve.host, settings.serve.port)
+        childs_settings(stop)
         threading.Thread(target=_end_when, args=(stop,), daemon=True).start()
 
     from tickhouse.dashboard.server import serve
 
     serve(api or "http://127.0.0.1:8000", host, port, token, lambda line: print(line, flush=True))
-
-
-def _reached_at(host: str, port: int) -> str:
-    """Return the address by which this machine reaches what listens there."""
-    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  (compared, not listened on)
-    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 def _end_when(stop: threading.Event) -> None:

@@ -57,7 +57,7 @@ def serving(house: Path, settings: Settings, dashboard_port: int | None, *, as_j
     from tickhouse.runs.companions import Companions
 
     commands = [["serve", "--house", str(house)]]
-    if settings.serve.port and dashboard_port is not None:  # port 0: nobody knows yet where the API will be
+    if dashboard_port is not None:
         commands.append(["dashboard", "--port", str(dashboard_port)])
     say = (screen.errors if as_json else screen.console).print
     return Companions(commands, settings, lambda line: say(line, highlight=False, soft_wrap=True))

@@ -8,6 +8,7 @@ the receiving.
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
@@ -90,10 +91,14 @@ class EmbeddedEngine:
         self._until = math.inf
         self._finishing = False
         self._asked = threading.Event()
+        self._working = threading.Semaphore(max(1, _cores() - 1))
+        """Partitions that decode or compute at once: one core is the writer's. More would only wait for each other."""
         self.feeding = [threading.Lock() for _ in pipelines]
         """Each is held while that pipeline works, for those who look into it from another thread."""
         self.readers: list[Reader] = []
         """While running, one a partition: for those who show how far it has come."""
+        self.began = math.inf
+        """Monotonic seconds at which the readers stood where they begin."""
 
     def stop(self) -> None:
         """Ask `run` to commit, store its state and return; from any thread."""
@@ -121,7 +126,8 @@ class EmbeddedEngine:
             for pipeline, start in zip(self._pipelines, starts, strict=True):
                 self.readers.append(self._journal.reader(pipeline.partition, start.offset, pipeline.feeds))
             self._writer.start()
-            reached = _at_once(self._partition, list(starts), self.stop)
+            self.began = time.monotonic()
+            reached = _each(self._partition, list(starts), self.stop)
             self._writer.finish()
         except BaseException:
             self._writer.abandon()
@@ -136,7 +142,10 @@ class EmbeddedEngine:
         pipeline, reader = self._pipelines[number], self.readers[number]
         position, stored, due = start, start, self._next_snapshot()
         while time.monotonic() < self._until:
-            batch = reader.read(_READ_TIMEOUT_S)
+            with self._working:  # what is there already is decoded in turn, too
+                batch = reader.read(0.0)
+            if batch is None:
+                batch = reader.read(_READ_TIMEOUT_S)
             if batch is not None:
                 position = self._feed(number, batch)
                 if self._pace_s and len(batch.trades) < _BEHIND_ROWS and reader.drained and not self._finishing:
@@ -154,7 +163,7 @@ class EmbeddedEngine:
         return math.inf if self._snapshot_every_s is None else time.monotonic() + self._snapshot_every_s
 
     def _feed(self, number: int, batch: Batch) -> Position:
-        with self.feeding[number]:
+        with self._working, self.feeding[number]:
             outputs = self._pipelines[number].feed(batch, catching_up=len(batch.trades) > MAX_MESSAGE_ROWS // 8)
         if self._listener is not None:
             with self._listening:
@@ -164,7 +173,12 @@ class EmbeddedEngine:
         return outputs.position
 
 
-def _at_once(work: Callable[[int, Position], Position], starts: list[Position], stop: Callable[[], None]) -> list[Position]:
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _each(work: Callable[[int, Position], Position], starts: list[Position], stop: Callable[[], None]) -> list[Position]:
     """Run `work` for each partition, in a thread each where there are several; raise the first error, after all ended."""
     if len(starts) == 1:
         return [work(0, starts[0])]
@@ -227,6 +241,8 @@ class _Writer:
         self._queue = _Handover(_QUEUED_ROWS)
         self._error: BaseException | None = None
         self._abandoned = False
+        self._snapshots: list[_Snapshot] = []
+        """Taken after outputs that no commit has had yet; one a partition and round, so they share a commit."""
         self._thread = threading.Thread(target=self._run, name="tickhouse-writer", daemon=True)
 
     def start(self) -> None:
@@ -267,39 +283,41 @@ class _Writer:
             self._error = error
 
     def _loop(self) -> None:
-        waiting_rows, commit_at = 0, 0.0
+        waiting, commit_at = 0, 0.0
         while not self._abandoned:
-            timeout = max(0.0, commit_at - time.monotonic()) if waiting_rows else None
+            timeout = max(0.0, commit_at - time.monotonic()) if waiting else None
             try:
                 item = self._queue.get(timeout=timeout)
             except queue.Empty:
-                self._commit(everything=False)
-                waiting_rows = 0
+                self._commit()
+                waiting = 0
                 continue
             if item is None:
-                self._commit(everything=False)
+                self._commit()
                 return
-            if isinstance(item, _Snapshot):
-                self._commit(everything=True)
-                self._journal.store_checkpoint(*item)
-                waiting_rows = 0
-                continue
-            if not waiting_rows:
+            if not waiting:
                 commit_at = time.monotonic() + self._commit_every_s
-            waiting_rows += _rows(item)
-            for sink in self._sinks:
-                sink.write(item)
-            if waiting_rows >= _COMMIT_ROWS or time.monotonic() >= commit_at:
-                self._commit(everything=False)
-                waiting_rows = 0
+            waiting += _rows(item)
+            if isinstance(item, _Snapshot):
+                self._snapshots.append(item)
+            else:
+                for sink in self._sinks:
+                    sink.write(item)
+            if waiting >= _COMMIT_ROWS or time.monotonic() >= commit_at:
+                self._commit()
+                waiting = 0
 
-    def _commit(self, *, everything: bool) -> None:
+    def _commit(self) -> None:
+        """Commit what was written; every table must have it where snapshots wait, which are stored then."""
         began = time.monotonic()
         for sink in self._sinks:
-            commit_with_retries(sink, everything=everything)
+            commit_with_retries(sink, everything=bool(self._snapshots))
         if self._sinks:
             timer("tickhouse_lake_commit_seconds")(time.monotonic() - began)
         self._history.committed()
+        for snapshot in self._snapshots:
+            self._journal.store_checkpoint(*snapshot)
+        self._snapshots.clear()
 
 
 def commit_with_retries(sink: Sink, *, everything: bool) -> None:

@@ -1,4 +1,4 @@
-"""Sends one journal's records through another: `replay --to sqlite` or `--to kafka` puts a recording into a live journal.
+"""Sends one journal's records through another: `replay --to` a recording into a live journal, `repartition` topic into topic.
 
 The records keep their order and their heartbeats, so the tables come out the same. How far it came is stored with the records:
 a killed transfer goes on after the last one (in a topic, after the last one of each partition).
@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from tickhouse.columns import take_trades
-from tickhouse.journal.recording import Recording
+from tickhouse.journal.recording_reader import Progress
 from tickhouse.model import Batch, Event, Feeds, Rejected, Trades
 
-__all__ = ["Target", "transfer"]
+__all__ = ["Origin", "OriginReader", "Target", "transfer"]
 
 _AFTER_ALL_ROWS = 1 << 31
 
@@ -65,10 +65,42 @@ class Target(Protocol):
         ...
 
 
-def transfer(
-    recording: Recording, target: Target, stop: threading.Event, progress: Callable[[float, float], None] | None
-) -> int:
-    """Append what the target does not have of the recording yet, and close it; return the line reached."""
+class Origin(Protocol):
+    """What is sent: a recording, or a topic merged into one sequence."""
+
+    def name(self) -> str:
+        """Name it; no other one has the name."""
+        ...
+
+    def reader(self, partition: int, start: int, feeds: Feeds, /) -> OriginReader:
+        """Return a reader of its one partition."""
+        ...
+
+
+class OriginReader(Protocol):
+    """Reads it, and says how far it has come."""
+
+    def read(self, timeout_s: float, /) -> Batch | None:
+        """Return the next records; None where nothing came, or at the end."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """True once the end was read."""
+        ...
+
+    def close(self) -> None:
+        """Release what the reader holds."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """In bytes, or messages."""
+        ...
+
+
+def transfer(recording: Origin, target: Target, stop: threading.Event, progress: Callable[[float, float], None] | None) -> int:
+    """Append what the target does not have of the recording (or topic) yet, and close it; return the line reached."""
     feeds = Feeds()
     try:
         line = target.resume(recording.name())
@@ -94,14 +126,17 @@ def transfer(
 
 
 def _append(batch: Batch, feeds: Feeds, target: Target) -> None:
-    """Append a batch record by record where order matters: trades between two heartbeats or events go as one piece."""
+    """Append a batch in the order of its places, trades between two other records as one piece.
+
+    A killed transfer goes on after the last place that arrived, so nothing may overtake a record that stands before it.
+    """
     beats = batch.beats
     columns = (beats.offset.tolist(), beats.row.tolist(), beats.at.tolist(), beats.clock.tolist())
     points: list[tuple[tuple[int, int], int, object]] = [
         ((offset, row), at, clock) for offset, row, at, clock in zip(*columns, strict=True)
     ]
     points += [((event.offset, event.row), event.at, event) for event in batch.events if event.event != "rules"]
-    points += [((record.offset, record.row), -1, record) for record in batch.rejected]
+    points += [((record.offset, record.row), _before(batch.trades, record), record) for record in batch.rejected]
     points.sort(key=lambda point: point[0])
     done = 0
     for place, at, what in points:
@@ -121,3 +156,9 @@ def _append(batch: Batch, feeds: Feeds, target: Target) -> None:
     if batch.ignored:
         target.place(batch.next_offset - 1, _AFTER_ALL_ROWS)
         target.ignored(batch.ignored)
+
+
+def _before(trades: Trades, record: Rejected) -> int:
+    """Return how many trades stand before a rejected record."""
+    begin, end = np.searchsorted(trades.offset, (record.offset, record.offset + 1)).tolist()
+    return int(begin + np.searchsorted(trades.row[begin:end], record.row))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tickhouse.columns import EMPTY_BEATS, empty_trades
 from tickhouse.engines.embedded import EmbeddedEngine
-from tickhouse.errors import ConfigError, TickhouseError
-from tickhouse.history import LakeHistory
+from tickhouse.errors import ConfigError
 from tickhouse.house import House, house_rules
 from tickhouse.journal.base import Journal
 from tickhouse.journal.pace import PacedJournal
@@ -20,12 +18,11 @@ from tickhouse.journal.recording import Recording
 from tickhouse.journal.transfer import transfer
 from tickhouse.lines import FileOptions
 from tickhouse.model import Batch, Position
-from tickhouse.pipeline import Counts, Pipeline
+from tickhouse.pipeline import Counts
 from tickhouse.rules import Rules
 from tickhouse.runs.work import summary
 from tickhouse.settings import Settings
 from tickhouse.sinks.base import Outputs
-from tickhouse.sinks.lake import LakeTables
 
 __all__ = ["ReplayRun", "file_options"]
 
@@ -123,7 +120,7 @@ class ReplayRun:
             if self._to:
                 stack.enter_context(self._house.appending("sqlite"))
             rules = house_rules(self._house, self._settings)
-            loading = threading.Thread(target=self._load, args=(rules,), daemon=True)
+            loading = threading.Thread(target=self._house.load_code, args=(rules,), daemon=True)
             loading.start()
             stack.callback(loading.join)
             recording = self._opened(rules, stack)
@@ -159,12 +156,6 @@ class ReplayRun:
             if entry.options.ts_unit is not None:
                 self._say(f"{entry.path.name}: {entry.options.format}, times in {entry.options.ts_unit}")
         return recording
-
-    def _load(self, rules: Rules) -> None:
-        """Load the compiled code that the run will call, while the files' bytes are hashed."""
-        with suppress(TickhouseError):  # the run meets it again
-            pipeline = Pipeline(0, rules, LakeHistory(LakeTables(self._house.lake_path), 0))
-            pipeline.feed(Batch(0, empty_trades(), EMPTY_BEATS))
 
     def _engine(
         self, journal: Journal, rules: Rules, stop: threading.Event, progress: Progress | None, *, until_drained: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -71,6 +72,9 @@ class SparkRun:
         self._lake: Lake | None = None
         self._reached: dict[int, Position] = {}
         self._counts: dict[int, Counts] = {}
+        self._started = 0.0
+        self.seconds = 0.0
+        """From asking Spark to start to the last commit."""
 
     @property
     def counts(self) -> Counts:
@@ -99,6 +103,7 @@ class SparkRun:
             if self._from_beginning:
                 shutil.rmtree(folder / "checkpoint", ignore_errors=True)
             job = spark_job(self._house, self._settings, journal, folder / "checkpoint")
+            self._started = time.monotonic()
             self._engine = stack.enter_context(SparkEngine(job, self._settings.spark, folder, self._commit))
             self._stack = stack.pop_all()
         return self
@@ -115,6 +120,7 @@ class SparkRun:
         for result in results:
             self._reached[result.range.partition] = Position(result.range.end, result.clock)
             self._counts[result.range.partition] = result.counts
+        self.seconds = time.monotonic() - self._started
 
 
 def spark_job(house: House, settings: Settings, journal: KafkaJournal, checkpoint: Path) -> Job:

@@ -23,7 +23,7 @@ from tickhouse.live import Board
 from tickhouse.meter import Meter
 from tickhouse.model import NO_TIME, Batch, Position
 from tickhouse.pipeline import Counts
-from tickhouse.rules import parse_duration
+from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import Settings
 from tickhouse.sinks.base import Outputs
 from tickhouse.telemetry import share_metrics
@@ -91,7 +91,7 @@ class WorkRun:
         self.positions: list[Position] = []
         """How far the engine came in each partition; known after leaving."""
         self.seconds = 0.0
-        """From opening the journal to the last commit; known after leaving."""
+        """From the first record asked for to the last commit; known after leaving."""
 
     @property
     def counts(self) -> Counts:
@@ -107,10 +107,13 @@ class WorkRun:
         with self._stack as stack:
             stack.enter_context(self._house.writing(self._house.live_kind(self._settings)))
             share_metrics(self._house.path)
+            loading = threading.Thread(target=self._house.load_code, args=(Rules(),), name="tickhouse-loading", daemon=True)
+            loading.start()
             self._journal = journal = self._house.live(self._settings, self._give_up)
             stack.callback(journal.close)
             self._work = work = self._house.work(journal, journal.rules(), self._settings, self._see, pace_s=_PACE_S)
             stack.callback(work.close)
+            loading.join()
             self.board.begin([pipeline.tally for pipeline in work.pipelines])
             self._threads = [
                 threading.Thread(target=self._guarded, args=(part,), name=f"tickhouse-{name}", daemon=True)
@@ -147,9 +150,8 @@ class WorkRun:
 
     def _engine(self) -> None:
         assert self._work is not None
-        began = time.monotonic()
         self.positions = self._work.engine.run(self._work.starts, until_drained=self._until_drained)
-        self.seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - self._work.engine.began
         self._ended = True
 
     def _upkeep(self) -> None:

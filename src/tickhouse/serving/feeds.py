@@ -6,31 +6,46 @@ Counting is the pipeline's; gaps and connections are taken from the rows that it
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from tickhouse.kernel.tally import Tally
 from tickhouse.live import Board
 from tickhouse.model import NO_TIME
+from tickhouse.serving.hours import Hours
 from tickhouse.serving.rows import Record, records
 from tickhouse.sinks.base import Outputs
 
 __all__ = ["FeedFigures"]
 
+_UNKNOWN: Mapping[str, Hours] = MappingProxyType({})
 _CONNECTION = {"connected": True, "disconnected": False}
 
 
 class FeedFigures:
-    """What the `feeds` channel shows; from any thread."""
+    """What the `feeds` channel shows; from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        hours: Of the venues whose hours are known.
+    """
+
+    def __init__(self, hours: Mapping[str, Hours] = _UNKNOWN) -> None:
+        self._hours = hours
         self._lock = threading.Lock()
         self._board = Board()
         self._gaps: dict[tuple[str, str], set[tuple[int, int]]] = {}
         self._connected: dict[str, bool] = {}
 
-    def begin(self, tallies: Sequence[Tally], gaps: Iterable[Record], events: Iterable[Record]) -> None:
-        """Take up a house: what its pipelines count, stored gaps in their current state, connection events by rising cause."""
-        self._board.begin(tallies)
+    def begin(self, tallies: Sequence[Tally], clock: int, gaps: Iterable[Record], events: Iterable[Record]) -> None:
+        """Take up a house.
+
+        Args:
+            tallies: What its pipelines count.
+            clock: Where they begin, NO_TIME = at the beginning.
+            gaps: Those stored, in their current state.
+            events: Those stored, by rising cause.
+        """
+        self._board.begin(tallies, clock)
         with self._lock:
             self._gaps.clear()
             self._connected.clear()
@@ -53,6 +68,7 @@ class FeedFigures:
     def records(self) -> list[Record]:
         """Return one row an instrument, busiest first."""
         clock = None if self._board.clock == NO_TIME else self._board.clock
+        markets = {} if clock is None else {venue: hours.state(clock) for venue, hours in self._hours.items()}
         with self._lock:
             return [
                 {
@@ -60,6 +76,7 @@ class FeedFigures:
                     "symbol": line.symbol,
                     "source": line.source or None,
                     "connected": self._connected.get(line.source),
+                    "market": markets.get(line.venue),
                     "last": line.last or None,
                     "change_pct": line.change_pct,
                     "rate": line.rate,

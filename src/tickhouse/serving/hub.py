@@ -11,35 +11,28 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickhouse.model import I32, NO_TIME, Batch, Offsets
+from tickhouse.model import I32, NO_TIME, Batch, Instrument, Offsets
 from tickhouse.serving.feeds import FeedFigures
+from tickhouse.serving.open_bars import Look, OpenBars
 from tickhouse.serving.ring import CHANNELS, Piece, Ring, Series, Wanted
-from tickhouse.serving.rows import Record, joined, records, shown_columns
+from tickhouse.serving.rows import Record, records, shown_columns
 from tickhouse.serving.subscription import Past, Subscription
 from tickhouse.sinks.base import Outputs
 from tickhouse.tables import TIME
 from tickhouse.telemetry import timer
 
-__all__ = ["Hub", "OpenBars"]
+__all__ = ["Hub"]
 
 _ALL: Series = (None, None, None)
 _RING_ROWS = 50_000
 _INBOX_PIECES = 2_000
-OPEN_EVERY_S = 0.05
-"""The open bars of an instrument are read out at most this often."""
-_OPEN_STEPS = 10
-"""Read-outs in that time, each of other instruments."""
 FEEDS_EVERY_S = 1.0
-
-OpenBars = Callable[[I32 | None], pa.Table]
-"""Reads the open bars of some instruments (None = all), as rows of `gold.bars`; from any thread."""
 
 
 class _Published(NamedTuple):
@@ -53,20 +46,15 @@ class _Published(NamedTuple):
     received_at: int | None
 
 
-class _OpenBar(NamedTuple):
-    version: int
-    record: Record
-    encoded: bytes
-
-
 class Hub:
     """What subscribers share.
 
     Args:
         wake: Called, from the engine's thread, when there is something to pump and nobody has been told yet.
+        figures: The live figures of the feeds.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], figures: FeedFigures | None = None) -> None:
         self._wake = wake
         self._inbox: deque[_Published | Offsets] = deque()
         """Offsets = a pipeline of each partition begins there."""
@@ -75,38 +63,38 @@ class Hub:
         self._subscriptions: dict[tuple[str, Series], dict[Subscription, Callable[[], None]]] = {}
         self._narrow: Counter[str] = Counter()
         """How many subscriptions of a channel are of some series only."""
-        self._open: dict[Series, dict[int, _OpenBar]] = {}
-        self._series_of: dict[str, set[Series]] = {}
-        """The series in `_open` of each symbol."""
-        self._touched: set[int] = set()
-        self._not_before: dict[int, float] = {}
-        """When the open bars of an instrument may be read again, monotonic seconds."""
-        self._open_at = 0.0
         self._feeds_at = 0.0
-        self._look: OpenBars | None = None
-        self._seen_all = False
-        """Whether every open bar has been read since the pipeline began."""
         self._newest: int | None = None
-        self._begun: tuple[Past, OpenBars, bool] | None = None
+        self._begun: tuple[Past, Look, Sequence[Sequence[Instrument]], bool] | None = None
         self.rings = {channel: Ring(_RING_ROWS) for channel, table in CHANNELS.items() if table}
-        self.figures = FeedFigures()
+        self.figures = figures or FeedFigures()
         self.position: Offsets = (0,)
         """How far everything was pumped."""
         self.generation = 0
         """Counts the houses followed: offsets of different ones mean nothing to each other."""
-        self.version = 0
-        """Counts the read-outs of open bars."""
-        self.feeds_version = 0
+        self.open_bars = OpenBars()
         self.open_received_at: int | None = None
+        """Of the newest trade in the last read-out of open bars."""
+        self.feeds_version = 0
         self.past: Past | None = None
 
     # The engine's thread.
 
-    def begin(self, position: Offsets, past: Past, look: OpenBars, *, is_same_house: bool) -> None:
-        """Learn that the pipelines start at `position`; called before the first `publish`."""
+    def begin(
+        self, position: Offsets, past: Past, look: Look, instruments: Sequence[Sequence[Instrument]], *, is_same_house: bool
+    ) -> None:
+        """Learn that the pipelines start; called before the first `publish`.
+
+        Args:
+            position: The journal offsets where they do.
+            past: How stored rows are read.
+            look: How their open bars are read.
+            instruments: Those that each knows, by partition; they grow.
+            is_same_house: Whether the pipelines before were of the same house.
+        """
         with self._room:
             self._inbox.clear()
-            self._begun = (past, look, is_same_house)
+            self._begun = (past, look, instruments, is_same_house)
             self._inbox.append(position)
         self._tell()
 
@@ -116,7 +104,7 @@ class Hub:
         Args:
             batch: As the pipeline was fed with it.
             outputs: What it made of it.
-            instruments: Codes of those with trades in it, as `OpenBars` takes them.
+            instruments: Codes of those with trades in it, as `Look` takes them.
         """
         received_at = None
         if len(batch.trades):
@@ -156,7 +144,7 @@ class Hub:
         self._subscriptions.setdefault((wanted.channel, wanted.series), {})[subscription] = ready
         self._narrow[wanted.channel] += wanted.series != _ALL
         if wanted.channel == "bars":
-            self._refresh_open()
+            self._make_ready("bars", self._opened(self.open_bars.subscribe(wanted)))
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -165,6 +153,8 @@ class Hub:
         group = self._subscriptions.get(key, {})
         if group.pop(subscription, None) is not None:
             self._narrow[key[0]] -= key[1] != _ALL
+            if key[0] == "bars":
+                self.open_bars.unsubscribe(subscription.wanted)
         if not group:
             self._subscriptions.pop(key, None)
 
@@ -194,8 +184,8 @@ class Hub:
                     if self._narrow[piece.channel]:
                         series.update(piece.series())
                 if piece.channel == "bars":
-                    self._close_bars(piece)
-            self._touched.update(published.instruments.tolist())
+                    self.open_bars.close(piece.table)
+            self.open_bars.touch(published.instruments)
             if published.received_at is not None:
                 self._newest = published.received_at
                 timer("tickhouse_serve_latency_seconds")(max(0.0, time.time() - published.received_at / 1e6), "hub")
@@ -213,14 +203,10 @@ class Hub:
 
     def _start(self, position: Offsets) -> None:
         assert self._begun is not None
-        self.past, self._look, is_same_house = self._begun
-        self._seen_all = False
+        self.past, look, instruments, is_same_house = self._begun
+        self.open_bars.begin(look, instruments)
         for ring in self.rings.values():
             ring.clear(position)
-        self._open.clear()
-        self._series_of.clear()
-        self._touched.clear()
-        self._not_before.clear()
         if not is_same_house:
             self.generation += 1
         self.position = position
@@ -231,13 +217,10 @@ class Hub:
 
     def _pace(self, now: float) -> float | None:
         waits = []
-        if self._touched and self._has_subscribers("bars"):
-            if now >= self._open_at:
-                self._open_at = now + OPEN_EVERY_S / _OPEN_STEPS
-                self._make_ready("bars", self._read_due(now))
-            due = min((self._not_before.get(code, 0.0) for code in self._touched), default=None)
-            if due is not None:
-                waits.append(max(due, self._open_at) - now)
+        self._make_ready("bars", self._opened(self.open_bars.read_due(now)))
+        due_at = self.open_bars.due_at()
+        if due_at is not None:
+            waits.append(due_at - now)
         if self._has_subscribers("feeds"):
             if now >= self._feeds_at:
                 self._feeds_at = now + FEEDS_EVERY_S
@@ -245,6 +228,11 @@ class Hub:
                 self._make_ready("feeds", None)
             waits.append(self._feeds_at - now)
         return min(waits, default=None)
+
+    def _opened(self, changed: set[Series]) -> set[Series]:
+        if changed:
+            self.open_received_at = self._newest
+        return changed
 
     def _has_subscribers(self, channel: str) -> bool:
         return any(key[0] == channel for key in self._subscriptions)
@@ -260,8 +248,6 @@ class Hub:
         for key in keys:
             for ready in self._subscriptions.get((channel, key), {}).values():
                 ready()
-
-    # Open bars.
 
     def fresh_bars(self, wanted: Wanted, start: int) -> list[Record]:
         """Return final bars from a start on in their latest revision, committed or not; from any thread."""
@@ -280,92 +266,9 @@ class Hub:
             latest[row["venue"], row["start"]] = {**row, "final": True}
         return list(latest.values())
 
-    def open_now(self, wanted: Wanted) -> list[Record]:
-        """Return the bars that are open now; from any thread."""
-        look = self._look
-        if look is None:
-            return []
-        found = [_as_open(row) for row in records(look(None), shown_columns("gold.bars"))]
-        return [row for row in found if wanted.takes((row["venue"], row["symbol"], row["interval"]))]
-
-    def _refresh_open(self) -> None:
-        """Make what is known of open bars complete: nobody may have looked for a while."""
-        if self._look is None:
-            return
-        if not self._seen_all:
-            self._seen_all = True
-            self._touched.clear()
-            self._take_open(self._look(None))
-        elif self._touched:
-            self._make_ready("bars", self._read(set(self._touched)))
-
-    def _read_due(self, now: float) -> set[Series]:
-        """Read the open bars of the instruments that were not read for a while."""
-        due = {code for code in self._touched if self._not_before.get(code, 0.0) <= now}
-        for code in due:
-            # At first sight instruments are spread over the pace, so that not all of them are sent at one moment.
-            share = 1.0 if code in self._not_before else (code % _OPEN_STEPS + 1) / _OPEN_STEPS
-            self._not_before[code] = now + OPEN_EVERY_S * share
-        return self._read(due)
-
-    def _read(self, instruments: set[int]) -> set[Series]:
-        self._touched -= instruments
-        if self._look is None or not instruments:
-            return set()
-        return self._take_open(self._look(np.array(sorted(instruments), np.int32)))
-
-    def _take_open(self, table: pa.Table) -> set[Series]:
-        self.version += 1
-        self.open_received_at = self._newest
-        changed: set[Series] = set()
-        found: dict[Series, dict[int, Record]] = {}
-        for row in records(table, shown_columns("gold.bars")):
-            _as_open(row)
-            found.setdefault((row["venue"], row["symbol"], row["interval"]), {})[row["start"]] = row
-        for series, rows in found.items():
-            before, now = self._open.get(series, {}), {}
-            for start, row in rows.items():
-                known = before.get(start)
-                if known is not None and known.record["trades"] == row["trades"]:
-                    now[start] = known
-                    continue
-                now[start] = _OpenBar(self.version, row, joined([row]))
-                changed.add(series)
-            self._open[series] = now
-            self._series_of.setdefault(series[1] or "", set()).add(series)
-        return changed
-
-    def _close_bars(self, piece: Piece) -> None:
-        for row in records(piece.table, ["venue", "symbol", "interval", "start"]):
-            bars = self._open.get((row["venue"], row["symbol"], row["interval"]))
-            if bars:
-                bars.pop(row["start"], None)
-
-    def _open_bars(self, wanted: Wanted, version: int) -> list[_OpenBar]:
-        if wanted.channel != "bars":
-            return []
-        # Nearly everyone asks for a symbol: there are thousands of series, and a few of each symbol.
-        among = self._open if wanted.symbol is None else self._series_of.get(wanted.symbol, ())
-        groups = [self._open[series] for series in among if wanted.takes(series)]
-        return [bar for bars in groups for bar in bars.values() if bar.version > version]
-
-    def open_records(self, wanted: Wanted, version: int) -> list[Record]:
-        """Return the open bars that are wanted and have changed since a read-out."""
-        return [dict(bar.record) for bar in self._open_bars(wanted, version)]
-
-    def open_encoded(self, wanted: Wanted, version: int) -> list[bytes]:
-        """Return them as JSON."""
-        return [bar.encoded for bar in self._open_bars(wanted, version)]
-
     def feed_records(self, wanted: Wanted) -> list[Record]:
         """Return the figures of the feeds that are wanted."""
         return [row for row in self.figures.records() if wanted.takes((row["venue"], row["symbol"], None))]
-
-
-def _as_open(row: Record) -> Record:
-    row["revision"] = row["available_at"] = None
-    row["final"] = False
-    return row
 
 
 def _wildcards(series: Series) -> list[Series]:

@@ -16,7 +16,7 @@ class Pump:
         gap_s: How long to gather before handing out: latency against cost.
     """
 
-    def __init__(self, gap_s: float = 0.002) -> None:
+    def __init__(self, gap_s: float = 0.001) -> None:
         self._gap_s = gap_s
         self._event = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

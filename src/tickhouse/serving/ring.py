@@ -20,7 +20,7 @@ from tickhouse.errors import ConfigError
 from tickhouse.history import caused
 from tickhouse.model import Offsets
 from tickhouse.serving.queries import wide_name
-from tickhouse.serving.rows import Record, joined, records, shown_columns
+from tickhouse.serving.rows import Record, joined, records, row_objects, shown_columns
 
 __all__ = ["CHANNELS", "Piece", "Ring", "Series", "Wanted", "furthest", "has_reached", "wide_records", "with_indicators"]
 
@@ -39,6 +39,7 @@ _JOINED_PIECES = 50
 """So many pieces become one when they are no longer recent: a few milliseconds of work, for a fiftieth of the memory."""
 _SERIES = ("venue", "symbol", "interval")
 _WITH_INTERVAL = frozenset({"bars", "indicators"})
+_FINAL = {"final": True}
 _BAR_KEY = ("venue", "symbol", "interval", "start")
 
 Series = tuple[str | None, str | None, str | None]
@@ -168,17 +169,24 @@ class Piece:
         wide = wanted.indicators
         if wanted.series == (None, None, None):
             if wide not in self._all:
-                self._all[wide] = joined(self._records(self.table, wide=wide))
+                self._all[wide] = joined(self._records(self.table, wide=True) if wide else self._objects())
             return self._all[wide]
         if wide not in self._by_series:
-            groups: dict[Series, list[Record]] = {}
-            for row in self._records(self.table, wide=wide):
-                groups.setdefault(_series_of(row), []).append(row)
+            groups: dict[Series, list[Any]] = {}
+            if wide:
+                for row in self._records(self.table, wide=True):
+                    groups.setdefault(_series_of(row), []).append(row)
+            else:
+                for row in self._objects():
+                    groups.setdefault((row.venue, row.symbol, getattr(row, "interval", None)), []).append(row)
             self._by_series[wide] = {series: joined(group) for series, group in groups.items()}
         found = self._by_series[wide]
         if None not in wanted.series or (wanted.channel not in _WITH_INTERVAL and wanted.venue and wanted.symbol):
             return found.get(wanted.series, b"")
         return b",".join(text for series, text in found.items() if wanted.takes(series))
+
+    def _objects(self) -> list[Any]:
+        return row_objects(self.table, shown_columns(CHANNELS[self.channel]), _FINAL if self.channel == "bars" else {})
 
     def _records(self, rows: pa.Table, *, wide: bool) -> list[Record]:
         found = records(rows, shown_columns(CHANNELS[self.channel]))

@@ -6,7 +6,10 @@ Keys are the columns of `tables.TABLES`; times are UTC microseconds as integers;
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import repeat, starmap
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -16,12 +19,13 @@ import pyarrow as pa
 
 from tickhouse.tables import CAUSE, TABLES
 
-__all__ = ["Record", "encode", "joined", "records", "shown_columns", "with_plain_times"]
+__all__ = ["Record", "encode", "joined", "records", "row_objects", "shown_columns", "with_plain_times"]
 
 Record = dict[str, Any]
 """One row."""
 
 _encoder = msgspec.json.Encoder()
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def shown_columns(name: str) -> list[str]:
@@ -42,6 +46,24 @@ def records(table: pa.Table, columns: Sequence[str] | None = None) -> list[Recor
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
+def row_objects(table: pa.Table, columns: Sequence[str], fixed: Mapping[str, Any] = _NOTHING) -> list[Any]:
+    """Return the rows of a table as objects with an attribute a column: made and spelled in half the time that records take.
+
+    Args:
+        table: Strings may be dictionary-coded.
+        columns: In this order.
+        fixed: Columns that have one value; those that are not among `columns` come after them.
+    """
+    names = tuple(dict.fromkeys((*columns, *fixed)))
+    values = [repeat(fixed[name], len(table)) if name in fixed else _plain(table.column(name)) for name in names]
+    return list(starmap(_row_type(names), zip(*values, strict=True)))
+
+
+@cache
+def _row_type(names: tuple[str, ...]) -> type[msgspec.Struct]:
+    return msgspec.defstruct("Row", names, frozen=True, gc=False)
+
+
 def with_plain_times(frame: pl.DataFrame) -> pl.DataFrame:
     """Return a frame with its times as integer microseconds, and bytes as text where they are."""
     return frame.with_columns(pl.selectors.temporal().exclude(pl.Date, pl.Time, pl.Duration).dt.epoch("us"))
@@ -52,29 +74,34 @@ def encode(value: Any) -> bytes:
     return _encoder.encode(value)
 
 
-def joined(rows: Sequence[Record]) -> bytes:
-    """Return records as JSON, with commas between and no brackets around."""
+def joined(rows: Sequence[Any]) -> bytes:
+    """Return records or row objects as JSON, with commas between and no brackets around."""
     return _encoder.encode(rows)[1:-1]
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
-    array = column.combine_chunks()
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        texts = array.dictionary.to_pylist()
-        return [None if code is None else texts[code] for code in _plain_array(array.indices)]
-    return _plain_array(array)
+    if not pa.types.is_dictionary(array.type):
+        return _plain_array(array)
+    if len(array.dictionary) > len(array):
+        return _plain_array(array.dictionary.take(array.indices))
+    texts = array.dictionary.to_pylist()
+    return [None if code is None else texts[code] for code in _plain_array(array.indices)]
 
 
 def _plain_array(array: pa.Array) -> list[Any]:
     kind = array.type
+    if array.null_count == len(array):
+        return [None] * len(array)
     if pa.types.is_timestamp(kind):
-        array = array.cast(pa.timestamp("us", "UTC") if kind.tz else pa.timestamp("us")).view(pa.int64())
+        if kind.unit != "us":
+            array = array.cast(pa.timestamp("us", kind.tz))
+        array = array.view(pa.int64())
         kind = array.type
     if array.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        numbers = array.to_numpy(zero_copy_only=False)
+        numbers = array.to_numpy()
         values: list[Any] = numbers.tolist()
         if not pa.types.is_floating(kind) or np.isfinite(numbers).all():
             return values

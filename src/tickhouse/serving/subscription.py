@@ -110,9 +110,10 @@ class Subscription:
         if wanted.channel == "feeds":
             newest = hub.feed_records(wanted)
         missed_from = sent if wanted.is_stitched else None
-        self._sent, self._version, self._generation = position, hub.version, hub.generation
+        opened = hub.open_bars.records(wanted, 0) if wanted.channel == "bars" else []
+        self._sent, self._version, self._generation = position, hub.open_bars.version, hub.generation
         self.is_stale = False
-        return Place(position, hub.past, newest, hub.open_records(wanted, 0), missed_from)
+        return Place(position, hub.past, newest, opened, missed_from)
 
     def finish(self, place: Place) -> Message:
         """Return the snapshot for a place; may read files, from any thread.
@@ -192,15 +193,15 @@ class Subscription:
                 reached = piece.end
                 break
         self._sent = furthest(self._sent, reached)
-        if reached == hub.position:
-            opened = hub.open_records(wanted, self._version) if self._as_records else hub.open_encoded(wanted, self._version)
-            if opened:
+        if reached == hub.position and wanted.channel == "bars":
+            had = len(rows) + len(texts)
+            if self._as_records:
+                rows += hub.open_bars.records(wanted, self._version)
+            else:
+                texts += hub.open_bars.encoded(wanted, self._version)
+            if len(rows) + len(texts) > had:
                 received_at = hub.open_received_at
-                if self._as_records:
-                    rows += opened  # type: ignore[arg-type]
-                else:
-                    texts += opened  # type: ignore[arg-type]
-            self._version = hub.version
+            self._version = hub.open_bars.version
         return self._message(texts, rows, received_at)
 
     @property

@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from tickhouse.journal.kafka import topic as topics
 from tickhouse.journal.kafka.client import Patience, TopicIdentity
 from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.journal.kafka.lease import LEASE_S
-from tickhouse.journal.kafka.reader import KafkaReader
 from tickhouse.journal.kafka.topic import KafkaTopic
 from tickhouse.model import HEARTBEAT_US, NO_TIME, Event, Feeds, Position, Rejected
 from tickhouse.rules import Rules
@@ -288,18 +288,14 @@ def test_a_topic_just_made_is_waited_for_until_every_broker_knows_it(broker: Bro
     assert len(asked) == 5
 
 
-def test_a_running_reader_that_falls_behind_retention_stops(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_running_reader_that_falls_behind_retention_stops(broker: Broker, tmp_path: Path):
     settings = fresh(broker, partitions=1)
     with closing(filled(tmp_path, settings)) as journal:
-        with monkeypatch.context() as patch:  # the messages go between the look and the first fetch
-            patch.setattr(KafkaReader, "_check_kept", lambda _self: None)
-            reader = journal.reader(0, 0, Feeds())
-            reader._consumer.pause([TopicPartition(settings.topic, 0)])
+        reader = journal.reader(0, 0, Feeds())
         admin = AdminClient({"bootstrap.servers": broker.servers, "log_level": 0})
         at = TopicPartition(settings.topic, 0, -1)
         admin.delete_records([at])[at].result(30)
-        reader._consumer.seek(TopicPartition(settings.topic, 0, 0))
-        reader._consumer.resume([TopicPartition(settings.topic, 0)])
+        reader._fetcher.assign(0)  # as if it had not fetched ahead
         with closing(reader), pytest.raises(LogCorruptError, match="are lost"):
             next(batch for batch in iter(lambda: reader.read(0.5), 0) if batch is not None)
 
@@ -328,6 +324,20 @@ def test_another_topic_is_not_taken_for_the_houses(broker: Broker, tmp_path: Pat
 def _until_made_anew(path: Path, settings) -> None:
     for _ in range(100):  # a broker tells of a deleted topic for a moment
         KafkaJournal.create_or_open(path, settings, None).close()
+
+
+def test_a_new_house_may_be_opened_by_several_at_once(broker: Broker, tmp_path: Path):
+    settings = fresh(broker)
+    KafkaTopic.open(settings).close()
+    ready = threading.Barrier(6)
+
+    def opened(_number: int) -> Rules:
+        ready.wait(60)
+        with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
+            return journal.rules()
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(opened, range(6))) == [Rules()] * 6
 
 
 def test_a_topic_keeps_its_rules(broker: Broker, tmp_path: Path):

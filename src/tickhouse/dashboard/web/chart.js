@@ -185,14 +185,13 @@ class Chart {
     else if (rows.length) this.tape.reset(rows);
     const newest = rows.at(-1);
     if (!newest) return;
-    this.state.traded(newest.ts, this.feed);
+    this.state.traded(newest.ts);
     this.price(newest.price);
   }
 
   takeFeeds(rows) {
     const { symbol, venue } = this.data;
-    const mine = rows.find((row) => row.symbol === symbol && (!venue || row.venue === venue));
-    if (mine) this.feed = mine.connected ?? null;
+    this.state.feeds(rows.filter((row) => row.symbol === symbol && (!venue || row.venue === venue)));
   }
 
   price(value) {
@@ -246,7 +245,7 @@ class Chart {
     this.tape?.close();
     this.bars?.close();
     this.bars = this.stream = undefined;
-    this.feed = null;
+    this.state.feeds([]);
     this.loading = this.reconnected = false;
     this.root.classList.remove("failed", "stale");
   }

@@ -83,8 +83,8 @@ class Feeds {
     this.table.hidden = !rows.length;
     this.tell(rows.length ? "" : this.data.empty);
     for (const row of rows) this.paint(row);
-    const connected = rows.filter((row) => row.connected);
-    this.state.traded(now() * 1000, rows.length && !connected.length ? false : null);
+    this.state.traded(now() * 1000);
+    this.state.feeds(rows);
   }
 
   paint(row) {

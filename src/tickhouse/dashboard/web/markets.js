@@ -119,7 +119,8 @@ class Markets {
       if (known.before) known.change_pct = (row.last / known.before - 1) * 100;
     }
     for (const row of this.rows.values()) newest = Math.max(newest, row.last_ts);
-    this.state.traded(newest, rows.length && rows.every((row) => row.connected === false) ? false : null);
+    this.state.traded(newest);
+    this.state.feeds(rows);
     if (isNew) this.list();
     this.asked ??= requestAnimationFrame(() => this.paint());
   }

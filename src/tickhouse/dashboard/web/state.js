@@ -26,10 +26,16 @@ export class StateLine {
     this.paint();
   }
 
-  /** `us`: when the newest trade on the screen happened; `feed`: whether its feed is connected, null where that is unknown. */
-  traded(us, feed = null) {
+  /** When the newest trade on the screen happened, microseconds; null = none yet. */
+  traded(us) {
     this.lastTrade = us;
-    this.feed = feed;
+  }
+
+  /** The rows of the `feeds` channel that the screen is about. */
+  feeds(rows) {
+    const every = (is) => rows.length > 0 && rows.every(is);
+    this.feed = every((row) => row.connected === false) ? false : every((row) => row.connected) ? true : null;
+    this.isClosed = every((row) => row.market === "closed");
   }
 
   paint() {
@@ -53,7 +59,9 @@ export class StateLine {
     if (quiet > QUIET_S) {
       this.ask();
       if (this.health?.running === false) return ["quiet", `nobody writes this house · last trade ${span(quiet)} ago`, this.health.detail];
-      return ["quiet", `no trade for ${span(quiet)}: quiet or closed`, "connected; nothing has traded since"];
+      if (this.isClosed) return ["quiet", `market closed · last trade ${span(quiet)} ago`, "outside the hours of its venue"];
+      const why = "nobody has traded since; a market is called closed where the hours of its venue are set";
+      return ["quiet", `no trade for ${span(quiet)}${this.feed ? " · feed connected" : ""}`, why];
     }
     return ["live", "live", "connected; painted as it comes"];
   }

@@ -21,9 +21,10 @@ from tickhouse.errors import ConfigError, DataError, MalformedError, NotConnecte
 from tickhouse.journal.kafka.messages import Message, Numbers
 from tickhouse.model import Feed, Feeds, Trades
 
-__all__ = ["AVRO_SCHEMA", "AvroForm", "AvroReader", "Registry"]
+__all__ = ["AVRO_SCHEMA", "AvroForm", "AvroReader", "Registry", "decode_head"]
 
 _HEAD = struct.Struct(">bI")
+_PRICE_AND_SIZE = struct.Struct("<bdbd")
 _MAX_SCHEMA = 1 << 16
 
 
@@ -139,14 +140,30 @@ class AvroForm:
 
     def __init__(self, registry: Registry, topic: str) -> None:
         self._head = _HEAD.pack(0, registry.register(f"{topic}-value"))
-        self._feeds: dict[Feed, dict[str, Any]] = {}
+        self._heads: dict[Feed, bytes] = {}
 
     def trade(self, feed: Feed, numbers: Numbers) -> bytes:
-        """Return the message of one trade."""
-        fields = self._feeds.get(feed)
-        if fields is None:
-            fields = self._feeds[feed] = msgspec.structs.asdict(feed)
-        return self._encode({**fields, **msgspec.structs.asdict(numbers)})
+        """Return the message of one trade: its feed's fields, which are made once, then its own, byte by byte.
+
+        fastavro takes ten times as long to write the two dozen fields of which most are null.
+        """
+        head = self._heads.get(feed)
+        if head is None:
+            whole = self._encode({"type": "trade", **msgspec.structs.asdict(feed)})
+            head = self._heads[feed] = whole[: -len(_NOTHING_MORE)]
+        received, number, side, conditions = numbers.received_at, numbers.trade_id, numbers.side, numbers.conditions
+        return b"".join((
+            head,
+            b"\x02", _long(numbers.ts),
+            b"\x00" if received is None else b"\x02" + _long(received),
+            _PRICE_AND_SIZE.pack(2, numbers.price, 2, numbers.size),
+            b"\x00" if number is None else b"\x02" + _long(number) if isinstance(number, int) else b"\x04" + _text(number),
+            b"\x00" if side is None else b"\x02" + _text(side),
+            b"\x00" if conditions is None else b"\x02" + _text(conditions),
+            _text(numbers.kind),
+            b"\x01" if numbers.backfilled else b"\x00",
+            _NULLS,
+        ))  # fmt: skip
 
     def batch(self, trades: Trades, feeds: Feeds) -> bytes:
         """Return nothing: trades go one by one."""
@@ -174,6 +191,17 @@ class AvroReader:
         self._registry = registry
         self._schemas: dict[int, Any] = {}
 
+    def is_own(self, number: int) -> bool:
+        """Say whether a schema of the registry is the one that this Tickhouse writes.
+
+        Raises:
+            NotConnectedError: the registry cannot be reached.
+        """
+        try:
+            return bool(self._schema(number) == _PARSED)
+        except DataError:
+            return False
+
     def message(self, payload: bytes) -> Message:
         """Return the message in `payload`.
 
@@ -184,20 +212,67 @@ class AvroReader:
         if len(payload) < _HEAD.size:
             raise MalformedError("shorter than the head of an Avro message")
         _, number = _HEAD.unpack_from(payload)
+        written = self._schema(number)
+        data = io.BytesIO(payload)
+        data.seek(_HEAD.size)
+        return _read(data, written, f"schema {number}")
+
+    def _schema(self, number: int) -> Any:
         written = self._schemas.get(number)
         if written is None:
             if len(self._schemas) > _MAX_SCHEMA:
                 self._schemas.clear()
             written = self._schemas[number] = self._registry.schema(number)
-        data = io.BytesIO(payload)
-        data.seek(_HEAD.size)
-        try:
-            fields = schemaless_reader(data, written, None if written == _PARSED else _PARSED)
-        except Exception as error:
-            raise DataError("schema", f"Avro of schema {number}: {error}") from error
-        if data.read(1):
-            raise MalformedError("bytes after the Avro record")
-        try:
-            return msgspec.convert(fields, Message)
-        except msgspec.ValidationError as error:
-            raise DataError("schema", str(error)) from error
+        return written
+
+
+def decode_head(head: bytes) -> Message:
+    """Return the message of a trade whose record begins with `head`, all fields of its feed, and says nothing more.
+
+    Raises:
+        DataError: no record of ours begins like that.
+    """
+    return _read(io.BytesIO(head + _NOTHING_MORE), _PARSED, "our schema")
+
+
+def _read(data: io.BytesIO, written: Any, named: str) -> Message:
+    """Return the message that the rest of `data` is, written by a schema."""
+    try:
+        fields = schemaless_reader(data, written, None if written == _PARSED else _PARSED)
+    except Exception as error:
+        raise DataError("schema", f"Avro of {named}: {error}") from error
+    if data.read(1):
+        raise MalformedError("bytes after the Avro record")
+    try:
+        return msgspec.convert(fields, Message)
+    except msgspec.ValidationError as error:
+        raise DataError("schema", str(error)) from error
+
+
+def _nothing_more() -> bytes:
+    """Return the rest of a record of which only the feed's fields are known."""
+    whole, names = io.BytesIO(), io.BytesIO()
+    schemaless_writer(whole, _PARSED, msgspec.structs.asdict(Message()))
+    first = [field["name"] for field in AVRO_SCHEMA["fields"]].index("ts")
+    schemaless_writer(names, {**_PARSED, "fields": _PARSED["fields"][:first]}, msgspec.structs.asdict(Message()))
+    return whole.getvalue()[len(names.getvalue()) :]
+
+
+_NOTHING_MORE = _nothing_more()
+_NULLS = bytes(len(AVRO_SCHEMA["fields"]) - [field["name"] for field in AVRO_SCHEMA["fields"]].index("backfilled") - 1)
+
+
+def _long(value: int) -> bytes:
+    """Return a whole number of 64 bits as Avro spells it: the sign last, seven bits a byte, the lowest first."""
+    rest = value << 1 if value >= 0 else ~(value << 1)
+    spelled = bytearray()
+    while rest > 127:
+        spelled.append(rest & 127 | 128)
+        rest >>= 7
+    spelled.append(rest)
+    return bytes(spelled)
+
+
+def _text(text: str) -> bytes:
+    coded = text.encode()
+    return _long(len(coded)) + coded

@@ -17,16 +17,17 @@ from tickhouse.journal.codec import bounded
 from tickhouse.journal.kafka.avro import AvroReader
 from tickhouse.journal.kafka.forms import decode_arrow, decode_json
 from tickhouse.journal.kafka.messages import FOREIGN_SOURCE, FeedReader, Message, event_of, rejected_of, rules_of, trade_of
+from tickhouse.journal.kafka.received import Received
 from tickhouse.journal.kafka.scan import MessageScanner, Scanned
-from tickhouse.model import HEARTBEAT_US, I32, NO_TIME, Batch, Beats, Event, Feeds, Rejected, Trades
+from tickhouse.model import HEARTBEAT_US, I32, I64, NO_TIME, Batch, Beats, Event, Feeds, Rejected, Trades
 from tickhouse.rules import Rules
 
 __all__ = ["Decoder"]
 
 _FEW = 16
 """Messages that are not worth compiled code; the first call of it costs."""
-_LONG_BYTES = 4_096
-"""A message of our own that is longer is a batch, or rejected bytes."""
+_FRAME_BYTES = 5
+"""Of an Avro message: a zero, the number of its schema."""
 
 
 class Decoder:
@@ -55,30 +56,27 @@ class Decoder:
         """Whether heartbeats are made from the records' times, or may have to be."""
         return self.makes_beats is not False
 
-    def batch(self, offsets: Sequence[int], values: Sequence[bytes | None], times: Sequence[int], next_offset: int) -> Batch:
+    def batch(self, messages: Received, next_offset: int) -> Batch:
         """Return what messages hold.
 
         Args:
-            offsets: Of each message.
-            values: The payload of each; None in a tombstone.
-            times: The record time of each, UTC microseconds; 0 or less = none. Needed only where `wants_times`.
+            messages: In order, with their record times where `wants_times`.
             next_offset: The offset after the last.
         """
-        found = _Found(offsets)
-        lines = self._scan(values, found) if self.makes_beats is False else range(len(values))
-        for line in lines:
-            value = values[line]
+        found = _Found(messages.offsets)
+        for line in self._scan(messages, found):
+            value, time = messages.value(line), int(messages.times[line])
             if self.makes_beats is None:
                 self.makes_beats = not self._is_ours(value)
-            if self.makes_beats and times[line] > 0:
-                self._beat(times[line] // HEARTBEAT_US * HEARTBEAT_US, line, -1, found)
+            if self.makes_beats and time > 0:
+                self._beat(time // HEARTBEAT_US * HEARTBEAT_US, line, -1, found)
             try:
                 self._read(line, value, found)
             except DataError as error:
-                received_at = times[line] if times and times[line] > 0 else NO_TIME
-                rejected = Rejected(FOREIGN_SOURCE, received_at, error.reason, value or b"", offsets[line])
+                received_at = time if time > 0 else NO_TIME
+                rejected = Rejected(FOREIGN_SOURCE, received_at, error.reason, value or b"", int(messages.offsets[line]))
                 found.rejected.append(bounded(rejected))
-        self._take(found, len(values))
+        self._take(found, len(messages))
         return Batch(
             self._partition,
             found.trades.build(),
@@ -96,17 +94,26 @@ class Decoder:
         except DataError:
             return None
 
-    def _scan(self, values: Sequence[bytes | None], found: _Found) -> Sequence[int]:
+    def _scan(self, messages: Received, found: _Found) -> Sequence[int]:
         """Read what can be read at once; return which messages are left to be read one by one."""
-        if len(values) < _FEW or max(len(value) if value else 0 for value in values) > _LONG_BYTES:
-            return range(len(values))
-        joined = b"\n".join([value or b"" for value in values]) + b"\n"
-        if joined.count(b"\n") != len(values):
-            return range(len(values))
+        if self.makes_beats is not False or len(messages) < _FEW:
+            return range(len(messages))
         self._scanner = self._scanner or MessageScanner()
-        found.scanned, left = self._scanner.scan(joined, len(values))
+        found.scanned, left = self._scanner.scan(messages, self._own_schema(messages))
         rest: list[int] = left.tolist()
         return rest
+
+    def _own_schema(self, messages: Received) -> int:
+        """Return the number of our Avro schema, where the first Avro message of a batch has it; else -1."""
+        if self._avro is None:
+            return -1
+        framed = np.flatnonzero(messages.sizes > _FRAME_BYTES)
+        framed = framed[messages.buffer[messages.begins[framed]] == 0]
+        if not len(framed):
+            return -1
+        begin = int(messages.begins[framed[0]])
+        number = int.from_bytes(messages.buffer[begin + 1 : begin + _FRAME_BYTES].tobytes(), "big")
+        return number if self._avro.is_own(number) else -1
 
     def _take(self, found: _Found, line: int) -> None:
         """Put the scanned trades that stand before a message among the others."""
@@ -128,7 +135,7 @@ class Decoder:
                 side=part.side,
                 kind=np.zeros(rows, np.int8),
                 backfilled=np.zeros(rows, np.int8),
-                offset=np.array(found.offsets, np.int64)[part.line],
+                offset=found.offsets[part.line],
                 row=np.zeros(rows, np.int32),
             )
         )
@@ -149,7 +156,7 @@ class Decoder:
         return self._codes
 
     def _read(self, line: int, payload: bytes | None, found: _Found) -> None:
-        offset = found.offsets[line]
+        offset = int(found.offsets[line])
         if payload is None:
             raise DataError("tombstone", "a message without a value")
         if payload[:1] == b"\xff":
@@ -183,10 +190,11 @@ class Decoder:
 
     def _arrow(self, payload: bytes, offset: int) -> Trades:
         arrays, text, named = decode_arrow(payload)
-        used, first = np.unique(arrays["feed"], return_index=True)
-        codes = np.zeros(len(named), np.int32)
-        for code in used[np.argsort(first)].tolist():
-            codes[code] = self._feeds.code(named[code])
+        codes = np.array([self._feeds.find(feed) for feed in named], np.int32)
+        if codes.min() < 0:  # in the order of their first trades, and only those that have some
+            used, first = np.unique(arrays["feed"], return_index=True)
+            for code in used[np.argsort(first)].tolist():
+                codes[code] = self._feeds.code(named[code])
         rows = len(arrays["feed"])
         arrays["feed"] = codes[arrays["feed"]]
         return Trades(**arrays, offset=np.full(rows, offset, np.int64), row=np.arange(rows, dtype=np.int32), text=text)
@@ -194,7 +202,7 @@ class Decoder:
     def _beat(self, clock: int, line: int, row: int, found: _Found) -> None:
         if clock > self.clock:
             self.clock = clock
-            found.beats.append((clock, found.before(line), found.offsets[line], row))
+            found.beats.append((clock, found.before(line), int(found.offsets[line]), row))
 
     def _is_ours(self, payload: bytes | None) -> bool:
         message = self.message(payload)
@@ -204,7 +212,7 @@ class Decoder:
 class _Found:
     """What a batch holds so far."""
 
-    def __init__(self, offsets: Sequence[int]) -> None:
+    def __init__(self, offsets: I64) -> None:
         self.offsets = offsets
         self.trades = TradesBuilder()
         self.scanned: Scanned | None = None

@@ -179,11 +179,15 @@ class KafkaJournal:
                 f"topic {self.topic.settings.topic} was begun with other rules than those asked for: a topic keeps its rules; "
                 "leave [rules] out, or use another topic"
             )
-        if not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if self._is_empty():
             self._create(begun or rules or Rules())
         self._check_same(begun or rules)
 
+    def _is_empty(self) -> bool:
+        return not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
     def _create(self, rules: Rules) -> None:
+        """Make the tables, unless another process does just now: `work` and the one who fills the topic may begin together."""
         meta = {"kind": _KIND, "version": _VERSION, "rules": rules.to_json().decode()}
         meta |= {name: str(value) for name, value in self.topic.identity._asdict().items()}
         lows = [self.topic.ends(partition).low for partition in range(self.partitions)]
@@ -192,6 +196,8 @@ class KafkaJournal:
             hint = "retention has deleted what came before; this house begins here"
             _log.warning("kafka_topic_begins_late", topic=self.topic.settings.topic, first_offsets=lows, hint=hint)
         with transaction(self._connection):
+            if not self._is_empty():
+                return
             for statement in _TABLES.strip().split(";\n"):
                 self._connection.execute(statement)
             self._connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())

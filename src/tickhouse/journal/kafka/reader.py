@@ -7,17 +7,18 @@ rejected record with its reason and its bytes; what is gone stops the reader wit
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
-from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka import Message as Received
+import numpy as np
+from confluent_kafka import KafkaError
 
 from tickhouse.errors import LogCorruptError, NotConnectedError
-from tickhouse.journal.kafka.client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning, quiet
+from tickhouse.journal.kafka.client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning
 from tickhouse.journal.kafka.decode import Decoder
-from tickhouse.model import Batch
+from tickhouse.journal.kafka.fetch import Fetcher
+from tickhouse.journal.kafka.received import Received, empty_received
+from tickhouse.model import I64, Batch
 from tickhouse.settings import KafkaSettings
 
 __all__ = ["READING", "Ends", "KafkaReader", "TopicEnds", "must_be_kept"]
@@ -87,16 +88,17 @@ class KafkaReader:
         self._partition = partition
         self._decoder = decoder
         self._until = until
-        self._arrived = _NOTHING
+        self._arrived = empty_received()
+        self._end = 0
+        """The offset after what has arrived; 0 = nothing has."""
         self._missing_since: float | None = None
         """When the broker began to say that there is no such topic."""
         self.position = start
         """The next offset: every message below it was given out."""
         self._check_kept()
-        ends_matter = {"enable.partition.eof": until is not None}
-        self._consumer = Consumer({**client_config(topic.settings), **READING, **ends_matter, "error_cb": quiet})
-        self._at = TopicPartition(topic.settings.topic, partition, start)
-        self._consumer.assign([self._at])
+        settings = topic.settings
+        config = {**client_config(settings), **READING, "enable.partition.eof": until is not None}
+        self._fetcher = Fetcher(config, settings.topic, partition, start, _BATCH_MESSAGES)
 
     @property
     def clock(self) -> int:
@@ -111,8 +113,8 @@ class KafkaReader:
     @property
     def drained(self) -> bool:
         """True where the partition has nothing more, as far as the last answer of the broker told."""
-        _, high = self._consumer.get_watermark_offsets(self._at, cached=True)
-        return bool(high >= 0) and not self._arrived.end and self.position >= high
+        high = self._fetcher.high()
+        return high >= 0 and not self._end and self.position >= high
 
     def read_on(self, until: int) -> None:
         """Move the end of the range: what follows is read by the same connection, with what it has fetched ahead."""
@@ -126,17 +128,17 @@ class KafkaReader:
         """
         if self.exhausted:
             return None
-        if not self._arrived.end:
-            self._arrived = self._receive(timeout_s)
-        taken, self._arrived = self._arrived.cut(self._until)
-        if taken.end <= self.position:
+        if not self._end:
+            self._receive(timeout_s)
+        taken, end = self._next()
+        if end <= self.position:
             return None
-        self.position = taken.end
-        return self._decoder.batch(taken.offsets, taken.values, taken.times, taken.end)
+        self.position = end
+        return self._decoder.batch(taken, end)
 
     def close(self) -> None:
         """Release the connection."""
-        self._consumer.close()
+        self._fetcher.close()
 
     def __enter__(self) -> Self:
         return self
@@ -144,42 +146,40 @@ class KafkaReader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _receive(self, timeout_s: float) -> _Arrived:
-        messages = self._consumer.consume(_BATCH_MESSAGES, 0)
-        if not messages:
-            first = self._consumer.poll(timeout_s)
-            if first is None:
-                return _NOTHING
-            messages = [first, *self._consumer.consume(_BATCH_MESSAGES - 1, 0)]
+    def _receive(self, timeout_s: float) -> None:
+        messages, notices = self._fetcher.fetch(timeout_s)
         # After a new assignment, what the position has passed may come once more.
-        good = [message for message in messages if message.error() is None and message.offset() >= self.position]
-        end = good[-1].offset() + 1 if good else 0
-        if good:
+        self._arrived = messages.select(messages.offsets >= self.position)
+        if len(self._arrived):
             self._missing_since = None
-        if len(good) < len(messages):
-            ends = [self._end_at(message) for message in messages if message.error() is not None]
-            end = max([end, *ends])
-        return _Arrived(
-            [message.offset() for message in good],
-            [message.value() for message in good],
-            [1_000 * message.timestamp()[1] for message in good] if self._decoder.wants_times else [],
-            end,
-        )
+            self._end = int(self._arrived.offsets[-1]) + 1
+        self._end = max([self._end, *(self._end_at(error, offset) for error, offset in notices)])
 
-    def _end_at(self, message: Received) -> int:
+    def _next(self) -> tuple[Received, int]:
+        """Return what makes one batch, by rows and by the end of the range, and the offset after it; keep the rest."""
+        arrived, until = self._arrived, self._until
+        count = len(arrived) if until is None else int(np.searchsorted(arrived.offsets, until))
+        sizes = arrived.sizes
+        if count and sizes.max() > _SMALL_BYTES:
+            count = min(count, _fitting(sizes))
+        end = self._end if count == len(arrived) else int(arrived.offsets[count])
+        if until is not None:
+            end = min(end, until)
+        self._arrived = arrived.select(slice(count, None))
+        if end == self._end:
+            self._end = 0
+        return arrived.select(slice(0, count)), end
+
+    def _end_at(self, error: KafkaError, offset: int) -> int:
         """Return the offset that a notice of the partition's end tells; 0 for a connection lost, which is found again.
 
         Offsets below the end may hold no message for us: those of a compaction, or of a transaction that was undone.
         """
-        error = message.error()
-        assert error is not None
         if error.code() == PARTITION_END:
-            return int(message.offset())
+            return offset
         if error.code() in GONE:
             self._check_kept()
-            self._consumer.assign(
-                [TopicPartition(self._at.topic, self._partition, self.position)]
-            )  # it has stopped at the error
+            self._fetcher.assign(self.position)  # it has stopped at the error
             return 0
         if error.code() in MISSING:
             self._missing_since = self._missing_since or time.monotonic()
@@ -220,38 +220,7 @@ def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
     return ends
 
 
-class _Arrived(NamedTuple):
-    """Messages in order, taken apart."""
-
-    offsets: list[int]
-    values: list[bytes | None]
-    times: list[int]
-    """Record times, UTC microseconds; empty where nobody asks."""
-    end: int
-    """The offset after the last, 0 where nothing arrived."""
-
-    def cut(self, until: int | None) -> tuple[_Arrived, _Arrived]:
-        """Return what makes one batch, by rows and by the end of the range, and the rest."""
-        count = len(self.offsets) if until is None else bisect_left(self.offsets, until)
-        sizes = [len(value) if value else 0 for value in self.values]
-        if sizes and max(sizes) > _SMALL_BYTES:
-            count = min(count, _fitting(sizes))
-        if count == len(self.offsets):
-            end = self.end if until is None else min(self.end, until)
-            return self._replace(end=end), _NOTHING
-        end = self.offsets[count] if until is None else min(self.offsets[count], until)
-        first = _Arrived(self.offsets[:count], self.values[:count], self.times[:count], end)
-        return first, _Arrived(self.offsets[count:], self.values[count:], self.times[count:], self.end)
-
-
-def _fitting(sizes: list[int]) -> int:
+def _fitting(sizes: I64) -> int:
     """Return how many messages make a batch, where some may be batches themselves: a row has 55 bytes at least."""
-    rows = 0
-    for count, size in enumerate(sizes):
-        rows += 1 + size // _ROW_BYTES if size > _SMALL_BYTES else 1
-        if count and rows > _BATCH_ROWS:
-            return count
-    return len(sizes)
-
-
-_NOTHING = _Arrived([], [], [], 0)
+    rows = np.cumsum(np.where(sizes > _SMALL_BYTES, 1 + sizes // _ROW_BYTES, 1))
+    return max(1, int(np.searchsorted(rows, _BATCH_ROWS, side="right")))

@@ -28,7 +28,7 @@ __all__ = ["Ends", "KafkaTopic", "TopicIdentity"]
 
 _T = TypeVar("_T")
 _MESSAGE_BYTES = 4 << 20
-_TAIL_MESSAGES = 1_000
+_FEW_MESSAGES, _TAIL_MESSAGES = 8, 1_000
 
 _log = structlog.get_logger(__name__)
 
@@ -105,12 +105,13 @@ class KafkaTopic:
         """Say whether another program writes this topic: then heartbeats are made from record times. None while it is empty."""
         decoder = self._decoder(0, Feeds(), NO_TIME, makes_beats=False)
         is_empty = True
-        for partition in range(self.partitions):
-            for _, payload in self._some(partition, self.ends(partition).low, _TAIL_MESSAGES):
-                is_empty = False
-                message = decoder.message(payload)
-                if message is not None and message.type in {"rules", "heartbeat"}:
-                    return False
+        for count in (_FEW_MESSAGES, _TAIL_MESSAGES):  # ours begin with the rules; a thousand batches would take a while
+            for partition in range(self.partitions):
+                for _, payload in self._some(partition, self.ends(partition).low, count):
+                    is_empty = False
+                    message = decoder.message(payload)
+                    if message is not None and message.type in {"rules", "heartbeat"}:
+                        return False
         return None if is_empty else True
 
     def last_clock(self, partition: int) -> int:
@@ -242,8 +243,11 @@ def _drain(consumer: Consumer, count: int, timeout: float) -> list[Message]:
     """Return up to `count` messages, fewer where the partition ends or nothing comes for `timeout` seconds."""
     found: list[Message] = []
     while len(found) < count:
-        messages = consumer.consume(count - len(found), timeout)
-        for message in messages:
+        first = consumer.poll(timeout)
+        if first is None:
+            return found
+        # `consume` with a timeout would wait until there are as many as asked for, though the partition has ended.
+        for message in [first, *consumer.consume(count - len(found) - 1, 0)]:
             error = message.error()
             if error is None:
                 found.append(message)
@@ -251,8 +255,6 @@ def _drain(consumer: Consumer, count: int, timeout: float) -> list[Message]:
                 return found
             else:
                 raise KafkaException(error)
-        if not messages:
-            return found
     return found
 
 
