@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def start(house: Path, port: int, *more: str) -> subprocess.Popen[str]:
     """Start a run of the synthetic market."""

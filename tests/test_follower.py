@@ -20,8 +20,6 @@ from tickhouse.house import House, open_house
 from tickhouse.serving.hub import Hub
 from tickhouse.settings import ServeSettings
 
-pytestmark = pytest.mark.timeout(120)
-
 SERVE = ServeSettings(port=0)
 
 

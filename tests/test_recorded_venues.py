@@ -17,7 +17,7 @@ from tickhouse.runs import ReplayRun
 from tickhouse.settings import HouseRules, Settings
 from tickhouse.sources.binance import Binance, BinanceSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def _bars(house: Path, file: Path, interval: str = "1m") -> dict[BarKey, Ohlcv]:

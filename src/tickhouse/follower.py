@@ -163,7 +163,7 @@ class Follower:
             pipelines[0].open_bars()  # what compiles, compiles before the first trade waits for it
             look, instruments = _Look(engine, pipelines), [pipeline.feeds.instruments for pipeline in pipelines]
             self._hub.begin(tuple(start.offset for start in starts), history, look, instruments, is_same_house=same)
-            # Positions last: who has seen them may ask what it is doing.
+            # Together: who has seen the positions may ask what it is doing.
             self._status, self._detail, self._positions = "following", "", starts
             threading.Thread(target=self._watch, args=(engine, history, followed.identity), daemon=True).start()
             if not self._stop.is_set():

@@ -17,8 +17,6 @@ from tickhouse.house import House
 from tickhouse.rules import Rules
 from tickhouse.settings import ServeSettings
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def exchange(served: Served) -> Iterator[Any]:

@@ -9,7 +9,6 @@ import sys
 import urllib.request
 from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.live import Served, eventually
@@ -40,7 +39,6 @@ def test_a_stored_house_tells_its_balance(served: Served) -> None:
     assert found["tickhouse_running"] == 0
 
 
-@pytest.mark.timeout(180)
 def test_the_processes_of_a_run_count_together(tmp_path: Path) -> None:
     command = ["run", "--house", str(tmp_path / "house"), "--source", "synthetic", "--port", "0", "--no-dashboard", "--json"]
     process = subprocess.Popen([sys.executable, "-m", "tickhouse", *command], stdout=-1, stderr=subprocess.PIPE, text=True)

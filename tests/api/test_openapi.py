@@ -10,8 +10,6 @@ import pytest
 
 from tests.api.live import Served
 
-pytestmark = pytest.mark.timeout(300)
-
 EXAMPLES = 12
 
 

@@ -20,7 +20,7 @@ from tickhouse.model import Feed, Trade
 from tickhouse.rules import Rules
 from tickhouse.settings import ServeSettings
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 RULES = Rules(lateness_us=250_000, intervals=("1s", "5s"), indicators=("sma(3)",), indicator_intervals=("1s",))
 FEEDS = [Feed("binance", "BINANCE", f"S{i:02d}-USDT", "trade", "contiguous", f"S{i:02d}USDT") for i in range(10)]

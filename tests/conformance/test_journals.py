@@ -18,7 +18,6 @@ from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.model import HEARTBEAT_US, Batch, Event, Feeds, Position, Rejected
 from tickhouse.rules import Rules
 
-pytestmark = pytest.mark.timeout(240)
 KINDS = ("sqlite", "kafka-json", "kafka-avro", "kafka-arrow")
 SYMBOLS = [feed(f"S{i}-USD") for i in range(5)] + [feed("AAPL", venue="IEX", identity="none", id_space="")]
 

@@ -20,7 +20,6 @@ from tickhouse.model import Position
 from tickhouse.rules import Rules
 from tickhouse.sinks.lake import Lake
 
-pytestmark = pytest.mark.timeout(300)
 MARKET = (3_000, 12, 7)
 
 

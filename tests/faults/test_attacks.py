@@ -302,7 +302,6 @@ def test_signals_are_heard_before_any_heavy_module_is_loaded(tmp_path: Path) -> 
         assert ended.returncode == 40, ended.stderr.decode()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("to", [[], ["--to", "sqlite"]], ids=["recording", "sqlite"])
 def test_a_full_disk_is_one_clear_line_and_nothing_is_lost(sound: Path, tmp_path: Path, to: list[str]) -> None:
     again = ["replay", sound.parent / "trades.ndjson", "--house", tmp_path / "house", *to]

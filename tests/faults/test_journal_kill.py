@@ -9,8 +9,6 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.model import Feeds
 from tickhouse.rules import Rules
@@ -50,7 +48,6 @@ def kill_in_the_middle(house: Path, after_s: float) -> int:
     return int(rest[-1] if rest else started)
 
 
-@pytest.mark.timeout(120)
 def test_every_flushed_record_survives_a_kill(tmp_path):
     moments = random.Random(3)
     reported = 0
@@ -69,7 +66,6 @@ def test_every_flushed_record_survives_a_kill(tmp_path):
             ]
 
 
-@pytest.mark.timeout(120)
 def test_reader_of_another_process_follows_the_writer(tmp_path):
     with closing(SqliteJournal.create_or_open(tmp_path, Rules())) as journal, closing(journal.reader(0, 1, Feeds())) as reader:
         process = subprocess.Popen([sys.executable, "-c", APPEND_FOR_EVER, str(tmp_path)], stdout=subprocess.DEVNULL)

@@ -64,12 +64,10 @@ def killed_replays(tmp_path: Path, kills: int, lines: int, seed: int) -> None:
     assert digests(tmp_path / "killed") == digests(tmp_path / "calm")
 
 
-@pytest.mark.timeout(240)
 def test_a_killed_replay_ends_with_the_same_tables(tmp_path: Path) -> None:
     killed_replays(tmp_path, kills=5, lines=100_000, seed=1)
 
 
-@pytest.mark.timeout(240)
 def test_a_killed_live_run_proves_every_number(tmp_path: Path) -> None:
     dice = random.Random(2)
     house = tmp_path / "live"
@@ -98,7 +96,6 @@ def _receiving(house: Path) -> bool:
     return lock.exists() and bool(pid := lock.read_text()) and Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.timeout(120)
 def test_ctrl_c_commits_everything_received(tmp_path: Path) -> None:
     house = tmp_path / "live"
     process = tickhouse("run", "--no-serve", "--house", house, "--source", "synthetic", "--json")

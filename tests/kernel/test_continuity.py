@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 from tests.kernel.stream import T0, Fed, beat, numbered, trade
 from tickhouse.rules import Rules
-
-pytestmark = pytest.mark.timeout(300)
 
 LATER = T0 + 10_000_000
 

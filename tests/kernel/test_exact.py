@@ -12,8 +12,6 @@ from tickhouse.kernel.exact import LIMBS, add_notional, add_volume, clear_sums, 
 
 VOLUME, NOTIONAL = (add_volume, round_volume), (add_notional, round_notional)
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def bits(value):
     return int(np.float64(value).view(np.int64))

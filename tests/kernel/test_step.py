@@ -16,8 +16,6 @@ from tickhouse.kernel.step import Kernel
 from tickhouse.model import NO_TIME, Feed, Feeds
 from tickhouse.rules import Rules
 
-pytestmark = pytest.mark.timeout(300)  # the first test compiles the loops
-
 SMALL = Rules(detector="zscore(8,2.5)")
 RULES = [
     SMALL,

@@ -10,8 +10,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
-
 BENCH = Path(__file__).parents[2] / "bench"
 N = 200_000
 """24 minutes of the standard work: indicators become ready."""

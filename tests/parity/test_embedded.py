@@ -6,7 +6,6 @@ import gzip
 import json
 from pathlib import Path
 
-import pytest
 from bench.standard_work import write
 
 from tests.test_cli import tickhouse
@@ -75,7 +74,6 @@ def test_two_files_at_once_are_the_same_as_one_after_the_other(shared: Path, tmp
     assert digests(tmp_path / "in_turn") == at_once
 
 
-@pytest.mark.timeout(120)
 def test_a_recorded_live_run_replays_to_the_same_tables(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(LIVELY)
     rules = ["--config", tmp_path / "t.toml"]

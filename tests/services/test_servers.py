@@ -14,7 +14,6 @@ from tests.services.maven import ServiceMissingError, fetch
 from tests.services.registry import Registry
 
 
-@pytest.mark.timeout(120)
 def test_acknowledged_messages_survive_a_killed_broker(tmp_path: Path) -> None:
     server = Broker(tmp_path / "kafka").start()
     try:

@@ -29,7 +29,6 @@ from tickhouse.model import HEARTBEAT_US, NO_TIME, Event, Feeds, Position, Rejec
 from tickhouse.rules import Rules
 from tickhouse.settings import JournalSettings, KafkaSettings, Settings
 
-pytestmark = pytest.mark.timeout(240)
 SYMBOLS = [feed(f"S{i}-USD") for i in range(6)]
 
 

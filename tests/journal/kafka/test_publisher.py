@@ -20,8 +20,6 @@ from tickhouse.settings import KafkaSettings
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import LakeTables
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def publishing(broker: Broker, **more) -> KafkaSettings:
     settings = fresh(broker, publish=("gold.bars",), **more)
