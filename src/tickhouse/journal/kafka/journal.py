@@ -24,7 +24,7 @@ from tickhouse.settings import KafkaSettings
 __all__ = ["KafkaJournal"]
 
 _KIND = "kafka"
-_VERSION = "1"
+_VERSION = "2"
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE checkpoints (
