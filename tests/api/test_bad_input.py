@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import resource
+import socket
 from pathlib import Path
 from urllib.parse import quote
 
@@ -177,10 +178,10 @@ def _most_memory_kb() -> int:
 
 async def ask(server: Served, *frames: str | bytes, answers: int) -> list[dict[str, object]]:
     """Send frames; return so many answers."""
-    async with websockets.connect(server.url.replace("http", "ws") + "/v1/stream", max_size=None) as socket:
+    async with websockets.connect(server.url.replace("http", "ws") + "/v1/stream", max_size=None) as connection:
         for frame in frames:
-            await socket.send(frame)
-        return [json.loads(await asyncio.wait_for(socket.recv(), 20)) for _ in range(answers)]
+            await connection.send(frame)
+        return [json.loads(await asyncio.wait_for(connection.recv(), 20)) for _ in range(answers)]
 
 
 @pytest.mark.parametrize(
@@ -220,15 +221,67 @@ def test_a_connection_has_a_bounded_number_of_subscriptions(served: Served) -> N
 @pytest.mark.parametrize(("frames", "code"), [(["x"] * 50, 1008), (["y" * 100_000], 1009), ([b"z" * 3_000_000], 1009)])
 def test_a_client_that_goes_on_sending_nonsense_is_closed_with_a_reason(served: Served, frames, code: int) -> None:
     async def until_closed() -> tuple[int, str]:
-        async with websockets.connect(served.url.replace("http", "ws") + "/v1/stream", max_size=None) as socket:
+        async with websockets.connect(served.url.replace("http", "ws") + "/v1/stream", max_size=None) as connection:
             with contextlib.suppress(websockets.ConnectionClosed):
                 for frame in frames:
-                    await socket.send(frame)
+                    await connection.send(frame)
                 while True:
-                    await asyncio.wait_for(socket.recv(), 20)
-            return socket.close_code or 0, socket.close_reason or ""
+                    await asyncio.wait_for(connection.recv(), 20)
+            return connection.close_code or 0, connection.close_reason or ""
 
     found, reason = asyncio.run(until_closed())
     assert found == code
     assert reason
     assert served.get("/v1/health").status == 200
+
+
+def handshaken(served: Served) -> socket.socket:
+    """Return a connection that was made a WebSocket, for bytes that no library would send."""
+    host, port = served.url.removeprefix("http://").split(":")
+    raw = socket.create_connection((host, int(port)), timeout=120)
+    key = base64.b64encode(bytes(16)).decode()
+    head = (
+        "GET /v1/stream HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+    )
+    raw.sendall("\r\n".join((*head, f"Sec-WebSocket-Key: {key}", "", "")).encode())
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += raw.recv(1)
+    assert answer.startswith(b"HTTP/1.1 101"), answer
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x83\x80\0\0\0\0", 1002),  # an operation that is not defined
+        (b"\x81\x05hello", 1002),  # a client has to mask
+        (b"\xf1\x80\0\0\0\0", 1002),  # reserved bits
+        (b"\x80\x80\0\0\0\0", 1002),  # the rest of nothing
+        (b"\x09\x80\0\0\0\0", 1002),  # a ping in pieces
+        (b"\x81\xff\x7f" + b"\xff" * 7 + b"\0\0\0\0", 1009),  # eight exabytes are announced
+        (b"\x81\x82\0\0\0\0\xc3\x28", 1007),  # no UTF-8
+    ],
+)
+def test_a_frame_that_breaks_the_protocol_closes_its_connection_only(served: Served, frame: bytes, code: int) -> None:
+    with handshaken(served) as raw:
+        raw.sendall(frame)
+        said = b""
+        while piece := raw.recv(4096):
+            said += piece
+    assert said[0] == 0x88, said  # a close
+    assert int.from_bytes(said[2:4]) == code
+    assert served.get("/v1/health").status == 200
+
+
+def test_half_a_frame_and_nothing_more_leaves_the_others_alone(served: Served) -> None:
+    with handshaken(served) as raw:
+        raw.sendall(b"\x81\xfe\x10\x00\0\0\0\0{")
+        (answer,) = asyncio.run(
+            ask(served, '{"op": "subscribe", "id": "b", "channel": "bars", "symbol": "BTC-USDT"}', answers=1)
+        )
+        assert answer["type"] == "snapshot"

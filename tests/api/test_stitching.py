@@ -99,7 +99,11 @@ def test_twenty_subscribers_each_see_every_final_bar_exactly_once(tmp_path: Path
 
             async def everyone() -> list[Any]:
                 joined = [subscriber(url, ask, rng.uniform(0, SECONDS), done) for ask in asks]
-                return await asyncio.gather(*joined)
+                async with websockets.connect(url, max_queue=1) as never_reads:
+                    await never_reads.send(json.dumps({"op": "subscribe", "id": "all", "channel": "trades"}))
+                    got = await asyncio.gather(*joined)
+                    assert never_reads.state is websockets.State.OPEN
+                    return got
 
             writer.start()
             got = asyncio.run(everyone())
