@@ -211,11 +211,12 @@ def test_messages_of_other_programs_are_read_beside_ours(broker: Broker, tmp_pat
     settings = fresh(broker, partitions=1)
     with closing(filled(tmp_path, settings, 1)) as journal:
         produce(settings, [{"symbol": "AAPL", "price": 1.5, "size": 2, "ts": T0}, None, b"\x01\x02", b"y" * (2 << 20)])
+        produce(settings, [{"type": "quote", "bid": 1}, b"\0\0\0\0\x63another schema"])
         feeds = Feeds()
         batches = drained(journal.reader(0, 0, feeds))
     assert feeds.feeds[-1].symbol == "AAPL"
     reasons = [(one.reason, one.length) for batch in batches for one in batch.rejected]
-    assert reasons[1:] == [("tombstone", 0), ("malformed", 2), ("malformed", 2 << 20)]
+    assert reasons[1:] == [("tombstone", 0), ("malformed", 2), ("malformed", 2 << 20), ("schema", 27), ("schema", 19)]
     assert sum(batch.beats.clock.tolist() == [T0] for batch in batches) == 1
 
 
@@ -317,7 +318,7 @@ def test_another_topic_is_not_taken_for_the_houses(broker: Broker, tmp_path: Pat
         KafkaJournal.create_or_open(tmp_path, settings, None)
     admin.delete_topics([settings.topic])[settings.topic].result(30)
     with pytest.raises(SchemaMismatchError, match="was deleted and made anew"):
-        _until_made_anew(tmp_path, settings)
+        _until_made_anew(tmp_path, settings.model_copy(update={"partitions": 1}))
 
 
 def _until_made_anew(path: Path, settings) -> None:
