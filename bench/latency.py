@@ -1,9 +1,9 @@
 """How live: the time from receiving a trade to having what it became, at a given rate, with journal and lake on.
 
 A venue on loopback (`venue.py`) sends single Binance frames by WebSocket to `tickhouse run`, whose processes receive, parse,
-append to the SQLite journal on disk and commit the tables of the lake every second. This process follows the journal as
-`tickhouse serve` does. Measured is, for each trade, from `received_at` to the call that hands what the pipeline made of it to
-the hub.
+append to the journal (SQLite on disk, or with `--journal kafka` a topic of a broker on the same machine) and commit the tables
+of the lake every second. This process follows the journal as `tickhouse serve` does. Measured is, for each trade, from
+`received_at` to the call that hands what the pipeline made of it to the hub.
 
 `python bench/latency.py --rate 20000 --seconds 20` prints percentiles and writes .bench/latency.json; exit code 1 where
 trades were lost.
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,13 @@ from rich.console import Console
 from rich.table import Table
 from run import KEPT, machine
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the broker is that of the tests
+from tests.services.kafka import Broker
+
 from tickhouse.house import House
 from tickhouse.model import I32, Batch
 from tickhouse.serving.hub import Hub
+from tickhouse.settings import KafkaSettings
 from tickhouse.sinks.base import Outputs
 
 __all__ = ["measure"]
@@ -60,11 +65,14 @@ def _cpu_s(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(folder: Path, rate: int, symbols: int, seconds: float, warm_up_s: float) -> dict[str, Any]:
+def measure(
+    folder: Path, kafka: KafkaSettings | None, rate: int, symbols: int, seconds: float, warm_up_s: float
+) -> dict[str, Any]:
     """Run a new house in `folder` on made trades; return the percentiles in ms and the balance.
 
     Args:
         folder: Where the house goes.
+        kafka: The topic that is its journal; None = SQLite.
         rate: Trades a second.
         symbols: Of how many symbols.
         seconds: How long to measure.
@@ -73,10 +81,14 @@ def measure(folder: Path, rate: int, symbols: int, seconds: float, warm_up_s: fl
     server, address = venue.start(rate, symbols, warm_up_s + seconds + 1.0)
     folder.mkdir()
     config = folder / "tickhouse.toml"
-    config.write_text(f'[sources]\nenabled = ["binance"]\n[sources.options.binance]\nws_url = "{address}"\n')
+    lines = ["[sources]", 'enabled = ["binance"]', "[sources.options.binance]", f'ws_url = "{address}"']
+    if kafka is not None:
+        given = kafka.model_dump(include={"servers", "topic", "form", "partitions", "registry"}, exclude_none=True)
+        lines += ["[journal]", 'kind = "kafka"', "[kafka]", *(f"{name} = {json.dumps(value)}" for name, value in given.items())]
+    config.write_text("\n".join(lines))
     words = [sys.executable, "-m", "tickhouse", "run", "--no-serve", "--json", "--house", folder / "house", "--config", config]
     run = subprocess.Popen(words, stdout=subprocess.PIPE)
-    house, watch = House(folder / "house"), _Watch()
+    house, watch = House(folder / "house", kafka), _Watch()
     follower = house.follower(watch)
     follower.start()
     while not watch.seen:
@@ -119,12 +131,24 @@ def main() -> None:
     parser.add_argument("--symbols", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--warm-up", type=float, default=5.0)
+    parser.add_argument("--journal", choices=("sqlite", "kafka"), default="sqlite")
+    parser.add_argument("--form", choices=("json", "arrow"), default="json", help="of the topic")
+    parser.add_argument("--partitions", type=int, default=4, help="of the topic")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        measure(Path(folder) / "first", 500, 5, 2.0, 0.0)  # what compiles, compiles here
-        result = measure(Path(folder) / "house", given.rate, given.symbols, given.seconds, given.warm_up)
-    result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **result}
-    table = Table(title=f"received -> output, {given.rate:,} trades/s, {given.symbols} symbols, journal on")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        broker = stack.enter_context(Broker(folder / "kafka")) if given.journal == "kafka" else None
+
+        def topic(name: str) -> KafkaSettings | None:
+            if broker is None:
+                return None
+            return KafkaSettings(servers=broker.servers, topic=name, form=given.form, partitions=given.partitions)
+
+        measure(folder / "first", topic("first"), 500, 5, 2.0, 0.0)  # what compiles, compiles here
+        result = measure(folder / "house", topic("house"), given.rate, given.symbols, given.seconds, given.warm_up)
+    journal = given.journal if broker is None else f"{given.form} on {given.partitions} partitions of kafka"
+    result = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "journal": journal, **result}
+    table = Table(title=f"received -> output, {given.rate:,} trades/s, {given.symbols} symbols, journal: {journal}")
     for name in (*result["latency_ms"], "accepted / sent"):
         table.add_column(name, justify="right")
     milliseconds = [f"{value:,.1f} ms" for value in result["latency_ms"].values()]
