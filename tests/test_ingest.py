@@ -251,6 +251,39 @@ def test_full_inbox_makes_a_source_wait_and_loses_nothing(journal, appender):
     assert [int(i) for batch in read_all(journal) for i in batch.trades.trade_id] == list(range(500))
 
 
+class Costly(SystemClock):
+    """A clock by which every look at it takes 100 us."""
+
+    spent = 0
+
+    def monotonic(self) -> int:
+        self.spent += 100
+        return self.spent
+
+
+def test_a_slow_flush_is_shared_by_what_gathered_meanwhile(journal, appender, monkeypatch):
+    clock, sent, groups = Costly(), threading.Event(), []
+
+    class Source(Numbers):
+        async def stream(self) -> AsyncIterator[Frame | Event]:
+            async for item in super().stream():
+                yield item
+            sent.set()
+
+    def flush() -> None:
+        groups.append(ingest.counters()["numbers"].received if "numbers" in ingest.counters() else 0)
+        assert sent.wait(120)
+        clock.spent += 30_000
+        original()
+
+    original = appender.flush
+    monkeypatch.setattr(appender, "flush", flush)
+    ingest = Ingest(Source(*(frame(i) for i in range(1_000))), appender, clock)
+    run(ingest, lambda: ingest.drained)
+    assert [int(i) for batch in read_all(journal) for i in batch.trades.trade_id] == list(range(1_000))
+    assert len(groups) < 20, "as long as a flush lasts, records are taken for the next one"
+
+
 def test_heartbeats_go_on_while_nothing_arrives(journal, appender):
     ingest = of(Numbers(endless=True), appender)
     run(ingest, lambda: sum(len(batch.beats) for batch in read_all(journal)) >= 3)

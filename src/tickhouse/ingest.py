@@ -31,6 +31,7 @@ MAX_WAIT_US = 5_000_000
 """A start this far behind the journal's last heartbeat waits; further behind it refuses (rule R3)."""
 
 _GROUP_US = 2_000
+_MOST_US = 100_000
 _QUEUE_SIZE = 16_384
 _FULL_S = 0.002
 _STOP_S = 0.5
@@ -142,6 +143,8 @@ class IngestCore:
         self._base = clock.wall() - clock.monotonic()
         self._told: dict[str, SourceCounters] = {}
         self.heartbeats = Heartbeats(clock, last_clock)
+        self.flush_us = 0
+        """How long the last flush took."""
         self.counters: dict[str, SourceCounters] = {}
 
     def tick(self) -> None:
@@ -196,8 +199,9 @@ class IngestCore:
         began = self._clock.monotonic()
         self._appender.flush()
         ended = self._clock.monotonic()
+        self.flush_us = ended - began
         if self._counted(ended):
-            timer("tickhouse_journal_flush_seconds")((ended - began) / 1e6)
+            timer("tickhouse_journal_flush_seconds")(self.flush_us / 1e6)
 
     def _counted(self, now: int) -> bool:
         """Bring the metrics up to date with what was received since the last flush; return whether anything was."""
@@ -401,7 +405,8 @@ class Ingest:
 
     def _append_arrived(self, core: IngestCore) -> None:
         core.tick()
-        deadline = self._clock.monotonic() + _GROUP_US
+        # As long as a flush lasted: a broker far away then takes half the time at most, whatever has gathered meanwhile.
+        deadline = self._clock.monotonic() + min(max(_GROUP_US, core.flush_us), _MOST_US)
         while (work := self._inbox.take()) is not None:
             if type(work) is tuple:
                 core.frame(*work)
