@@ -149,10 +149,7 @@ class _Worker:
 
 def work() -> None:
     """Answer what comes on standard input until it is closed: the whole life of a worker."""
-    if hasattr(os, "SCHED_IDLE"):  # only on time that nobody else wants, and off the core at once when somebody does
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(_NICE)
+    os.nice(_NICE)
     with contextlib.suppress(OSError):  # if memory runs out all the same, this process goes, not the house
         Path("/proc/self/oom_score_adj").write_text("800", "ascii")
     used = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()

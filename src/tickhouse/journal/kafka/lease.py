@@ -112,6 +112,8 @@ class Lease:
 
         def ask(timeout: float) -> Any:
             with admin(self._settings, self._patience) as client:
+                # First something simple: librdkafka can abort the process where it looks for a coordinator that is away.
+                client.list_topics(timeout=timeout)
                 asked = client.describe_consumer_groups([self._group], request_timeout=timeout)
                 return asked[self._group].result(timeout + 1)
 
