@@ -39,7 +39,7 @@ def _load_without_pandas() -> None:
     sys.meta_path.insert(0, _NoPandas)
     try:
         import pyarrow as pa
-        import talib  # noqa: F401
+        import talib  # noqa: F401  (loaded, not used)
 
         pa.array([])
     finally:

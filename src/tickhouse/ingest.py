@@ -32,6 +32,7 @@ MAX_WAIT_US = 5_000_000
 
 _GROUP_US = 2_000
 _MOST_US = 100_000
+"""A group is flushed after at least the first and at most the second, by how long a flush takes."""
 _QUEUE_SIZE = 16_384
 _FULL_S = 0.002
 _STOP_S = 0.5

@@ -136,7 +136,7 @@ def _about(name: str, instrument: Instrument) -> dict[str, Any]:
 @router.get("/klines")
 def klines(
     here: Here, symbol: SymbolName = None, interval: Annotated[str | None, Query(max_length=20)] = None,
-    startTime: Milliseconds = None, endTime: Milliseconds = None, limit: Limit = None,  # noqa: N803
+    startTime: Milliseconds = None, endTime: Milliseconds = None, limit: Limit = None,  # noqa: N803  (Binance's names)
 ) -> Response:  # fmt: skip
     """Bars, the open one last, as arrays of Binance's form."""
     _, instrument = _one(here, symbol)
@@ -220,7 +220,7 @@ def trades(here: Here, symbol: SymbolName = None, limit: Limit = None) -> Respon
 
 @router.get("/aggTrades")
 def agg_trades(
-    here: Here, symbol: SymbolName = None, startTime: Milliseconds = None, endTime: Milliseconds = None,  # noqa: N803
+    here: Here, symbol: SymbolName = None, startTime: Milliseconds = None, endTime: Milliseconds = None,  # noqa: N803  (Binance's names)
     limit: Limit = None,
 ) -> Response:  # fmt: skip
     """Trades in the form of aggregated ones, each an aggregate of itself; only where the venue numbers them."""

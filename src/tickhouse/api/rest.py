@@ -92,7 +92,7 @@ def bars(
     request: Request, here: Here, symbol: SymbolQuery, interval: Interval = "1m", venue: Venue = None,
     start: Start = None, end: End = None, as_of: AsOf = None, limit: Limit = 500, cursor: CursorText = None,
     indicators: Annotated[bool, Query(description="A column for each output of an indicator, e.g. sma_20.")] = False,
-    open: Annotated[bool, Query(description='Also the bar that is still open, with "final": false.')] = False,  # noqa: A002
+    open: Annotated[bool, Query(description='Also the bar that is still open, with "final": false.')] = False,  # noqa: A002  (as clients say it)
 ) -> Response:  # fmt: skip
     """Bars of a symbol in their latest revision, by start."""
     here.interval(interval)

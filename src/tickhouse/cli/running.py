@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,8 +60,7 @@ def run(
 
     from tickhouse import runs
 
-    given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
-    settings = settings_of(config, {**given, "serve.host": host, "serve.port": port})
+    settings = settings_of(config, {**_asked(lateness, journal, source), "serve.host": host, "serve.port": port})
     live = runs.LiveRun(house_at(house), settings, symbols.split(",") if symbols else None, record)
     beside = None if no_serve else serving(house, settings, None if no_dashboard else dashboard_port, as_json=as_json)
     watch(live, stop, duration, beside, as_json=as_json)
@@ -83,8 +82,7 @@ def ingest(
 
     from tickhouse import runs
 
-    given = {"rules.lateness": lateness, "sources.enabled": tuple(source) if source else None, "journal.kind": journal}
-    settings = childs_settings(stop) if as_child else settings_of(config, given)
+    settings = childs_settings(stop) if as_child else settings_of(config, _asked(lateness, journal, source))
     receiving = runs.IngestRun(house_at(house), settings, symbols.split(",") if symbols else None, record, stop)
     lasts_s = seconds(duration)
     with receiving:
@@ -238,3 +236,8 @@ def repartition(
         else f"`tickhouse work --house {house}` makes the tables"
     )
     screen.console.print(f"{result['journal']}; {told}", highlight=False)
+
+
+def _asked(lateness: str | None, journal: str | None, source: list[str] | None) -> dict[str, Any]:
+    """Return what the options of a live command say of its settings; None = nothing."""
+    return {"rules.lateness": lateness, "journal.kind": journal, "sources.enabled": tuple(source) if source else None}

@@ -220,14 +220,14 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
     def initialOffset(self) -> dict[str, int]:  # noqa: N802  Spark's name, as those below
         return {str(partition): offset for partition, offset in enumerate(self._job.begin)}
 
-    def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802
+    def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802  Spark's name
         return ReadMaxRows(self._max_records)
 
-    def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802
+    def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802  Spark's name
         topic = self._opened()
         self._last = {str(partition): topic.ends(partition).high for partition in range(topic.partitions)}
 
-    def latestOffset(self, start: dict[str, int], limit: ReadLimit) -> dict[str, int]:  # noqa: N802
+    def latestOffset(self, start: dict[str, int], limit: ReadLimit) -> dict[str, int]:  # noqa: N802  Spark's name
         highs = self._highs(start)
         if self._last is not None:
             highs = {name: min(high, max(self._last[name], start[name])) for name, high in highs.items()}
@@ -286,7 +286,7 @@ class _Operator(StatefulProcessor):  # type: ignore[misc]  # Spark is not typed
         configure_logging(os.environ.get("TICKHOUSE_LOG", "warning"))
         self._state = handle.getValueState("partition", _STATE)
 
-    def handleInputRows(self, key: Any, rows: Iterator[Row], timerValues: Any) -> Iterator[Row]:  # noqa: N802, N803
+    def handleInputRows(self, key: Any, rows: Iterator[Row], timerValues: Any) -> Iterator[Row]:  # noqa: N802, N803  Spark's name
         from tickhouse.engines.ranges import work_off
 
         del key, timerValues

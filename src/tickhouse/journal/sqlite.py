@@ -147,7 +147,7 @@ class SqliteJournal:
             row = self._connection.execute(query).fetchone()
         return None if row is None else (Position(row[0], row[1]), row[2])
 
-    def store_checkpoint(self, partition: int, position: Position, snapshot: bytes) -> None:  # noqa: ARG002
+    def store_checkpoint(self, partition: int, position: Position, snapshot: bytes) -> None:  # noqa: ARG002  (it has one partition)
         """Keep a snapshot in place of the older ones; called once every table of every sink has reached `position`."""
         with self._lock, translated(self.file), transaction(self._connection) as connection:
             connection.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", (*position, snapshot))
