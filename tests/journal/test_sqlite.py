@@ -344,7 +344,7 @@ def test_mark_is_stored_with_the_flush(journal):
 
 
 def test_maintain_bounds_the_log_and_changes_no_record(journal, monkeypatch):
-    monkeypatch.setattr("tickhouse.journal.sqlite._WAL_BYTES", 100_000)
+    monkeypatch.setattr("tickhouse.journal.sqlite.journal._WAL_BYTES", 100_000)
     wal = journal.file.with_name("journal.db-wal")
     with closing(journal.appender()) as appender:
         for i in range(100):
