@@ -20,7 +20,7 @@ from tickhouse.history import History
 from tickhouse.indicators import Indicators
 from tickhouse.journal.codec import bounded
 from tickhouse.kernel.base import DUPLICATE, REASONS, Gaps, StepOutputs
-from tickhouse.kernel.step import Kernel
+from tickhouse.kernel.kernel import Kernel
 from tickhouse.kernel.tally import Tally
 from tickhouse.model import I32, I64, Batch, Beats, Cause, Event, Feed, Feeds, Instrument, Position, Rejected, Trades
 from tickhouse.remake import merge_bars, remake

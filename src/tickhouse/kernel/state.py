@@ -1,8 +1,8 @@
 """The kernel's state: flat numpy arrays, how they are laid out, grown, stored and read back.
 
-The compiled loops of `continuity`, `bars` and `anomaly` read and write these arrays; only `step` makes and grows them, between
-two runs of a loop. What an array must hold at most during a run is known before it (see `Kernel.feed`), or the loop comes back
-and asks for more.
+The compiled loops of `continuity`, `unique_ids`, `bars` and `anomaly` read and write these arrays; only `kernel` makes and
+grows them, between two runs of a loop. What an array must hold at most during a run is known before it (see `Kernel.feed`), or
+the loop comes back and asks for more.
 """
 
 from __future__ import annotations
