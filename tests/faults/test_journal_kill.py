@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from tests.journals import drained
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.model import Feeds
 from tickhouse.rules import Rules
@@ -55,8 +56,7 @@ def test_every_flushed_record_survives_a_kill(tmp_path):
         before, reported = reported, kill_in_the_middle(tmp_path, moments.uniform(0.02, 0.3))
         with closing(SqliteJournal.create_or_open(tmp_path, Rules())) as journal:
             feeds = Feeds()
-            with closing(journal.reader(0, 0, feeds)) as reader:
-                batches = list(iter(lambda: reader.read(0.0), None))
+            batches = drained(journal.reader(0, 0, feeds))
             found = [int(number) for batch in batches for number in batch.trades.trade_id]
             assert found == list(range(len(found)))
             assert len(found) % PER_FLUSH == 0

@@ -14,7 +14,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tests.kafka_topics import T0, drained, feed, fresh, plain_messages, produce, trade
+from tests.journals import drained
+from tests.kafka_topics import T0, feed, fresh, plain_messages, produce, trade
 from tests.services.kafka import Broker
 from tests.services.registry import Registry
 from tickhouse.columns import TradesBuilder
