@@ -7,19 +7,8 @@ intervals an instrument, the top one in the instrument's own row, so that the us
 from __future__ import annotations
 
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE, GAP_HEALED, GAP_LOST, GAP_OPEN
-from tickhouse.kernel.state import (
-    CLOCK,
-    GAPS_OUT,
-    GAPS_USED,
-    HOLES_USED,
-    NEXT_DUE,
-    PENDING_FROM,
-    PENDING_N,
-    Array,
-    Record,
-    State,
-    inner,
-)
+from tickhouse.kernel.compiling import Array, Record, inner
+from tickhouse.kernel.state import CLOCK, GAPS_OUT, GAPS_USED, HOLES_USED, NEXT_DUE, PENDING_FROM, PENDING_N, State
 
 __all__ = ["ID_CONFLICT", "NO_ROOM", "close_gaps", "judge_contiguous", "open_due_gaps", "put_gap"]
 

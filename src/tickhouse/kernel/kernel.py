@@ -13,6 +13,7 @@ import numpy as np
 
 from tickhouse.errors import SchemaMismatchError
 from tickhouse.kernel.base import GAP_LOST, Bars, Gaps, Remakes, StepOutputs
+from tickhouse.kernel.compiling import Array
 from tickhouse.kernel.exact import LIMBS
 from tickhouse.kernel.levels import settings_of, zones_of
 from tickhouse.kernel.open_bars import OpenBars
@@ -31,7 +32,6 @@ from tickhouse.kernel.state import (
     REMAKES_OUT,
     SEEN_FROM,
     SEEN_N,
-    Array,
     State,
     Stored,
     empty_state,

@@ -6,17 +6,15 @@ it runs: where one is full it returns, `Kernel` makes room, and it goes on at th
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from tickhouse.kernel.anomaly import remember, score
 from tickhouse.kernel.bars import add_late_trade, add_trade, issue_due, issue_revisions, place_bar, window_of
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE
+from tickhouse.kernel.compiling import SOURCES, Array, Record, cached, inner
 from tickhouse.kernel.continuity import NO_ROOM, judge_contiguous, open_due_gaps
 from tickhouse.kernel.levels import FUTURE_US
 from tickhouse.kernel.state import (
@@ -31,11 +29,8 @@ from tickhouse.kernel.state import (
     PENDING_FROM,
     PENDING_N,
     REVISION_DUE,
-    Array,
-    Record,
     Settings,
     State,
-    inner,
 )
 from tickhouse.kernel.unique_ids import judge_unique
 from tickhouse.model import NO_TIME
@@ -287,16 +282,13 @@ def _step(state: State, settings: Settings, inputs: Inputs, out: Outputs, until:
         head[AT_BEAT] += 1
 
 
-def _entry(sources: int) -> Callable[..., int]:
-    """Return the loop with its machine code cached on disk.
-
-    The cache looks at the date of this file alone; `sources`, a checksum of all the kernel's files, makes it notice the others.
-    """
+def _entry(sources: int) -> Callable[[State, Settings, Inputs, Outputs, int], int]:
+    """Return the loop as Python enters it; `sources` makes its cached machine code that of all the kernel's files."""
 
     def run(state: State, settings: Settings, inputs: Inputs, out: Outputs, until: int) -> int:
         return _step(state, settings, inputs, out, until) if sources >= 0 else _DONE
 
-    return njit(nogil=True, cache=True, _nrt=False, no_cfunc_wrapper=True)(run)  # type: ignore[no-any-return]
+    return run
 
 
-run_step = _entry(zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))))
+run_step = cached(_entry(SOURCES))

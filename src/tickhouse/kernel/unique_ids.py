@@ -7,7 +7,8 @@ table with open addressing that leads to their places in it.
 from __future__ import annotations
 
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE
-from tickhouse.kernel.state import SEEN_FROM, SEEN_N, Array, State, compiled, inner, mixed
+from tickhouse.kernel.compiling import Array, compiled, inner, mixed
+from tickhouse.kernel.state import SEEN_FROM, SEEN_N, State
 
 __all__ = ["judge_unique", "link_all"]
 
