@@ -17,7 +17,7 @@ from tickhouse import outputs as rows
 from tickhouse.columns import take_trades, trade_json
 from tickhouse.errors import SchemaMismatchError
 from tickhouse.history import History
-from tickhouse.indicators import Indicators
+from tickhouse.indicators.indicators import Indicators
 from tickhouse.journal.codec import bounded
 from tickhouse.kernel.base import DUPLICATE, REASONS, Gaps, StepOutputs
 from tickhouse.kernel.kernel import Kernel

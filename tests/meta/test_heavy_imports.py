@@ -30,7 +30,7 @@ PLACES = {
         "upkeep",
     ),
     "streamlit": ("dashboard",),
-    "talib": ("__main__", "indicators", "indicator_specs", "quality"),
+    "talib": ("__main__", "indicators", "quality"),
     "pyspark": ("engines/spark",),
     "typer": ("cli",),
     "rich": ("cli",),

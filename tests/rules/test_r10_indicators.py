@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import talib
 
-from tickhouse import indicators as module
-from tickhouse.indicators import Indicators
+from tickhouse.indicators import indicators as module
+from tickhouse.indicators.indicators import Indicators
+from tickhouse.indicators.series import BarColumns
 from tickhouse.kernel import series_pool
 from tickhouse.kernel.base import Bars
 from tickhouse.model import Cause, Feeds, Instrument
 from tickhouse.rules import Rules, parse_duration
-from tickhouse.series import BarColumns
 
 DAY = 86_400_000_000
 MIDNIGHT = 20_000 * DAY
