@@ -11,7 +11,7 @@ from bench.standard_work import write
 
 from tickhouse.errors import TickhouseError, TransientError
 from tickhouse.house import House
-from tickhouse.journal import recording_reader
+from tickhouse.journal.recording import reader as recording_reader
 from tickhouse.runs import ReplayRun
 from tickhouse.settings import Engine, Settings
 from tickhouse.sinks.lake import Lake

@@ -26,7 +26,7 @@ PLACES = {
         "journal/kafka/scan",
         "journal/kafka/fetch",
         "sources/files/scanner",
-        "journal/heartbeats",
+        "journal/recording/heartbeats",
         "upkeep",
     ),
     "streamlit": ("dashboard",),

@@ -15,8 +15,7 @@ import structlog
 
 from tickhouse.house.folder import HouseFolder, JournalKind
 from tickhouse.journal.base import Journal
-from tickhouse.journal.followed import FollowedRecording
-from tickhouse.journal.recording import Recording
+from tickhouse.journal.recording import FollowedRecording, Recording
 from tickhouse.journal.sqlite import SqliteAppender, SqliteJournal
 from tickhouse.plugins import SOURCES, build, names
 from tickhouse.rules import Rules

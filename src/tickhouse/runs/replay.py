@@ -15,8 +15,7 @@ from tickhouse.house import House
 from tickhouse.house.journals import house_rules, open_appender, open_live, open_recording, open_sqlite
 from tickhouse.house.work import load_code, open_work
 from tickhouse.journal.base import Journal
-from tickhouse.journal.pace import PacedJournal
-from tickhouse.journal.recording import Recording
+from tickhouse.journal.recording import PacedJournal, Recording
 from tickhouse.journal.transfer import transfer
 from tickhouse.lines import FileOptions
 from tickhouse.model import Batch, Position

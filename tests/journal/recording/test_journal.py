@@ -10,8 +10,8 @@ import pytest
 
 from tickhouse.columns import trade_json
 from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
-from tickhouse.journal import recording_reader
 from tickhouse.journal.recording import Recording
+from tickhouse.journal.recording import reader as recording_reader
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.lines import FileOptions
 from tickhouse.model import MAX_MESSAGE_ROWS, NO_TIME, Feed, Feeds, Position, Trade
