@@ -21,7 +21,7 @@ __all__ = ["SMALL_JVM", "Cluster", "SparkHouse"]
 
 SMALL_JVM = {
     "spark.driver.memory": "640m",
-    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto",
+    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xshare:auto",
 }
 """Several of these run beside each other, and none for long."""
 

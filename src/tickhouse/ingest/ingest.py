@@ -18,7 +18,7 @@ from tickhouse.sources.base import Frame, Source
 
 __all__ = ["Ingest"]
 
-_GROUP_US = 2_000
+_GROUP_US = 1_000
 _MOST_US = 100_000
 """A group is flushed after at least the first and at most the second, by how long a flush takes."""
 _QUEUE_SIZE = 16_384
@@ -190,7 +190,7 @@ class Ingest:
             if self._inbox.settle():
                 beat_in_us = HEARTBEAT_US - core.heartbeats.now() % HEARTBEAT_US
                 self._inbox.wait(beat_in_us / 1e6, unless=self._stop)
-            # A flush costs the same for one trade as for a hundred: what comes within two milliseconds shares one.
+            # A flush costs the same for one trade as for a hundred: what comes within a millisecond shares one.
             pause_us = began + _GROUP_US - self._clock.monotonic()
             if pause_us > 0:
                 self._stop.wait(pause_us / 1e6)
