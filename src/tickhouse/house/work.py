@@ -89,10 +89,14 @@ def open_work(
 
 
 def load_code(house: HouseFolder, rules: Rules) -> None:
-    """Load the compiled code that pipelines call; in a thread of its own, while something else is waited for."""
+    """Load the compiled code that pipelines call; in a thread of its own, while something else is waited for.
+
+    The first run of an installation compiles it, also what only those call who serve the house.
+    """
     with suppress(TickhouseError):  # the run meets it again
         pipeline = Pipeline(0, rules, LakeHistory(LakeTables(house.lake_path), 0))
         pipeline.feed(Batch(0, empty_trades(), EMPTY_BEATS))
+        pipeline.open_bars()
 
 
 def _resumed(journal: Journal, lake: Lake, partition: int) -> tuple[Position, bytes | None]:
