@@ -302,7 +302,15 @@ class House:
         from tickhouse.journal.kafka.journal import KafkaJournal
 
         asked = settings.rules.rules() if settings.rules != HouseRules() else None
-        return KafkaJournal.create_or_open(self.journal_path, settings.kafka, asked, give_up)
+        journal = KafkaJournal.create_or_open(self.journal_path, settings.kafka, asked, give_up)
+        try:
+            lake = LakeTables(self.lake_path)
+            for partition in range(journal.partitions):
+                journal.must_hold(partition, max(lake.position(name, partition) for name in TABLES))
+        except BaseException:
+            journal.close()
+            raise
+        return journal
 
     def appender(self, journal: SqliteJournal | KafkaJournal) -> SqliteAppender | KafkaAppender:
         """Return the one writer of this house's live journal; hold the house for appending first."""

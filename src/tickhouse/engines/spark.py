@@ -251,10 +251,11 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
             self._topic.close()
 
     def _highs(self, start: Mapping[str, int]) -> dict[str, int]:
-        """Return where each partition ends, having seen that it still has everything from `start` on."""
+        """Return where each partition ends, having seen that the topic still has everything from `start` on."""
         from tickhouse.journal.kafka.reader import must_be_kept
 
         topic = self._opened()
+        topic.must_be_same()
         return {name: must_be_kept(topic, int(name), offset).high for name, offset in start.items()}
 
     def _opened(self) -> KafkaTopic:

@@ -14,14 +14,14 @@ import numpy as np
 from confluent_kafka import KafkaError
 
 from tickhouse.errors import LogCorruptError, NotConnectedError
-from tickhouse.journal.kafka.client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning
+from tickhouse.journal.kafka.client import CUT, GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning
 from tickhouse.journal.kafka.decode import Decoder
 from tickhouse.journal.kafka.fetch import Fetcher
 from tickhouse.journal.kafka.received import Received, empty_received
 from tickhouse.model import I64, Batch
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds", "must_be_kept"]
+__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds", "must_be_kept", "other_messages"]
 
 READING: dict[str, Any] = {
     "group.id": "tickhouse",  # the library wants one; nothing is ever committed under it
@@ -179,6 +179,8 @@ class KafkaReader:
             return offset
         if error.code() in GONE:
             self._check_kept()
+            if CUT in error.str():
+                raise other_messages(self._topic, self._partition, self.position)
             self._fetcher.assign(self.position)  # it has stopped at the error
             return 0
         if error.code() in MISSING:
@@ -218,6 +220,14 @@ def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
             f"but was read up to {at} before; restore the topic, or begin a new house"
         )
     return ends
+
+
+def other_messages(topic: TopicEnds, partition: int, read: int) -> LogCorruptError:
+    """Return what says that a partition ended below `read` for a while: others stand where messages were read."""
+    return LogCorruptError(
+        f"messages of partition {partition} of {topic.settings.topic} are lost: the brokers came back without some of those "
+        f"below {read}, which were read before, and others have taken their offsets; restore the topic, or begin a new house"
+    )
 
 
 def _fitting(sizes: I64) -> int:
