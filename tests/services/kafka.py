@@ -21,8 +21,8 @@ _JVM = (
     *("-Xms96m", "-Xmx384m", "-XX:+UseSerialGC", "-Xshare:auto"),
     *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.net.preferIPv4Stack=true"),
 )
-# The short session lets a killed broker come back in four seconds instead of thirteen. One that cannot register itself in time
-# (a minute, by default) ends: on a busy machine that is not enough. Where a topic says for how long it keeps messages, it is so.
+# The short session lets a killed broker come back in four seconds instead of thirteen. One that cannot register itself in a
+# minute, by default, ends: on a busy machine that is not enough. Topics keep everything, but where they say otherwise.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
