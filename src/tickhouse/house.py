@@ -302,7 +302,10 @@ class House:
         from tickhouse.journal.kafka.journal import KafkaJournal
 
         asked = settings.rules.rules() if settings.rules != HouseRules() else None
-        journal = KafkaJournal.create_or_open(self.journal_path, settings.kafka, asked, give_up)
+        return self._whole(KafkaJournal.create_or_open(self.journal_path, settings.kafka, asked, give_up))
+
+    def _whole(self, journal: KafkaJournal) -> KafkaJournal:
+        """Return a journal, having seen that its topic still has what the tables were made of."""
         try:
             lake = LakeTables(self.lake_path)
             for partition in range(journal.partitions):
@@ -447,7 +450,7 @@ class House:
                 self._kafka = load(find_file(None))[0].kafka
             never_wait = threading.Event()
             never_wait.set()
-            journal = KafkaJournal.follow(self.journal_path, self._kafka, never_wait)
+            journal = self._whole(KafkaJournal.follow(self.journal_path, self._kafka, never_wait))
         elif kind == "sqlite":
             journal = SqliteJournal.open(self.journal_path, read_only=True)
         else:

@@ -16,6 +16,7 @@ from tests.faults.processes import configured, process, reached, said, wait_unti
 from tests.kafka_topics import T0, counter, ends, feed, fresh, trade
 from tests.services.kafka import Broker
 from tests.test_cli import tickhouse
+from tickhouse.house import House
 from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.model import HEARTBEAT_US
 from tickhouse.settings import KafkaSettings
@@ -67,8 +68,8 @@ def test_work_that_falls_behind_retention_stops_and_says_what_is_lost(broker: Br
     options = configured(tmp_path, settings)
     write(tmp_path / "elsewhere", settings, range(2))
     with process("work", "--no-serve", *options) as work:
-        before = ends(settings)
-        assert wait_until(lambda: reached(tmp_path / "house"), before, work), said(work)
+        before, house = ends(settings), House(tmp_path / "house")
+        assert wait_until(house.snapshot_offset, before, work), said(work)
         work.send_signal(signal.SIGSTOP)
         write(tmp_path / "elsewhere", settings, range(2, 8))  # of which it gets no more than what it had asked for
         keep_for_a_moment(broker, settings.topic)

@@ -76,7 +76,7 @@ class _Forwarding(logging.Handler):
     """Gives a line of the library to our log, without where in its code it was written."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _log.error("kafka_client_failed", reason=record.getMessage().rpartition("] ")[2])
+        _log.error("kafka_client_failed", reason=record.getMessage().rpartition("]: ")[2])
 
 
 def _library_log(handler: logging.Handler) -> logging.Logger:

@@ -161,10 +161,10 @@ class KafkaJournal:
         program has none: only its end is looked at.)
 
         Raises:
-            LogCorruptError: it is not, or retention has deleted it; the loss is named.
+            LogCorruptError: it is not; the loss is named.
         """
-        if reached.offset <= self._begun(partition):
-            return
+        if reached.offset <= max(self._begun(partition), self.topic.ends(partition).low):
+            return  # what retention has deleted since is missed by who reads on from there
         must_be_kept(self.topic, partition, reached.offset)
         if not self.makes_beats() and self.topic.last_clock(partition, reached.offset) > reached.clock:
             raise other_messages(self.topic, partition, reached.offset)

@@ -68,6 +68,10 @@ class TopicEnds(Protocol):
         """Return where a partition begins and ends now."""
         ...
 
+    def must_be_same(self) -> None:
+        """Raise where another topic has its name by now."""
+        ...
+
 
 class KafkaReader:
     """Reads from an offset on, for ever or up to another one.
@@ -203,6 +207,7 @@ def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
 
     Raises:
         LogCorruptError: it has not; the loss is named.
+        SchemaMismatchError: it is another topic.
     """
     ends, name = topic.ends(partition), topic.settings.topic
     until = time.monotonic() + _BEHIND_S
@@ -215,6 +220,7 @@ def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
             "were deleted by retention before they were read; keep longer ([kafka] retention), and begin a new house"
         )
     if at > ends.high:
+        topic.must_be_same()
         raise LogCorruptError(
             f"{at - ends.high:,} messages of partition {partition} of {name} are lost: it ends at {ends.high}, "
             f"but was read up to {at} before; restore the topic, or begin a new house"
