@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from bench.standard_work import write
 
@@ -14,6 +15,10 @@ from tests.services.kafka import Broker
 from tests.services.maven import ServiceMissingError
 from tests.services.registry import Registry
 from tests.test_cli import tickhouse
+
+# A busy machine fails no test: neither the time of an example nor that of making one is looked at.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

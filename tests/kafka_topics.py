@@ -20,11 +20,10 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from tests.services.kafka import Broker
-from tickhouse.journal.base import Reader
-from tickhouse.model import Batch, Feed, Trade
+from tickhouse.model import Feed, Trade
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["T0", "counter", "drained", "ends", "feed", "fresh", "group_offsets", "plain_messages", "produce", "trade"]
+__all__ = ["T0", "counter", "ends", "feed", "fresh", "group_offsets", "plain_messages", "produce", "trade"]
 
 T0 = 1_768_478_400_000_000
 """2026-01-15 12:00 UTC."""
@@ -116,15 +115,3 @@ def group_offsets(settings: KafkaSettings) -> dict[str, list[tuple[int, int]]]:
         told = admin.list_consumer_group_offsets([asked])[group.group_id].result(60).topic_partitions
         found[group.group_id] = sorted((one.partition, one.offset) for one in told if one.topic == settings.topic)
     return {group: offsets for group, offsets in found.items() if offsets}
-
-
-def drained(reader: Reader) -> list[Batch]:
-    """Read until nothing more is there, and close."""
-    batches = []
-    while True:
-        batch = reader.read(0.5)
-        if batch is not None:
-            batches.append(batch)
-        elif reader.exhausted or reader.drained:
-            reader.close()
-            return batches

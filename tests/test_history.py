@@ -11,8 +11,8 @@ import pytest
 
 from tests.table_rows import DAY, MINUTE, T0, bar, rows, trade
 from tickhouse.history import LakeHistory
+from tickhouse.indicators.series import SeriesWanted
 from tickhouse.model import Cause, Instrument, Position
-from tickhouse.series import SeriesWanted
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import Lake, LakeTables
 

@@ -7,7 +7,7 @@ import sys
 
 __all__ = ["main"]
 
-_WITHOUT_PANDAS = frozenset({"run", "ingest", "work", "replay", "serve", "query", "verify"})
+_WITHOUT_PANDAS = frozenset({"run", "ingest", "work", "replay", "repartition", "serve", "query", "verify"})
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Builds the `Trades` columns of a batch from records, and turns them back.
 
 Journals and readers of recorded files fill a `TradesBuilder` trade by trade (or whole columns at a time); the pipeline cuts,
-joins and, for what it rejects, writes single trades out again as canonical JSON.
+joins and, for what it rejects, writes single trades out again as canonical JSON. Messages of trades hold them as Arrow.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickhouse.model import Beats, Feeds, Side, Trade, Trades
+from tickhouse.model import I32, Beats, Feeds, Side, Trade, Trades
 
 __all__ = [
     "EMPTY_BEATS",
+    "NUMBERS_SCHEMA",
     "TEXT_SCHEMA",
     "TradesBuilder",
+    "arrow_numbers",
     "concat_trades",
     "empty_trades",
+    "numpy_column",
     "take_trades",
     "text_id_key",
     "trade_json",
@@ -43,6 +46,9 @@ _DTYPES: dict[str, type[np.generic]] = {
     "offset": np.int64,
     "row": np.int32,
 }
+_SENT = [name for name in _DTYPES if name not in ("offset", "row")]
+NUMBERS_SCHEMA = pa.schema([pa.field(name, pa.from_numpy_dtype(_DTYPES[name]), nullable=False) for name in _SENT])
+"""Of the numbers of `Trades`, all but their places in the journal."""
 TEXT_SCHEMA = pa.schema([pa.field("trade_ref", pa.string()), pa.field("conditions", pa.string())])
 """Of `Trades.text`."""
 _SIDE_CODES: dict[Side | None, int] = {None: 0, "buy": 1, "sell": 2}
@@ -130,6 +136,22 @@ def empty_trades() -> Trades:
     """Return columns without a trade."""
     arrays: dict[str, Any] = {name: np.empty(0, dtype) for name, dtype in _DTYPES.items()}
     return Trades(**arrays)
+
+
+def arrow_numbers(trades: Trades, feed: I32) -> list[pa.Array]:
+    """Return the columns of `NUMBERS_SCHEMA`; `feed` stands for the trades' own, in the codes of whoever reads them."""
+    return [pa.array(feed), *(pa.array(getattr(trades, name)) for name in _SENT[1:])]
+
+
+def numpy_column(name: str, column: pa.Array) -> npt.NDArray[Any]:
+    """Return a column of `NUMBERS_SCHEMA`, without nulls, from a message, as memory of its own.
+
+    Raises:
+        ValueError: it is damaged: shorter than it says. `to_numpy` would read beyond its end.
+    """
+    dtype = np.dtype(_DTYPES[name])
+    # A copy, because Arrow's memory is read-only: compiled loops would be compiled twice.
+    return np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * dtype.itemsize).copy()
 
 
 def concat_trades(parts: Sequence[Trades]) -> Trades:

@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tickhouse.indicators.series import BarColumns, SeriesWanted
 from tickhouse.model import NO_TIME, Cause, Instrument, Offsets
-from tickhouse.series import BarColumns, SeriesWanted
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.sinks.lake_files import DataFile, date_of
 from tickhouse.sinks.lake_tail import LakeTail

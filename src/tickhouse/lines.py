@@ -1,6 +1,6 @@
 """What a recorded file is to the recording journal: blocks of lines, each line already read into trades.
 
-`sources/files/` reads files into these; `journal/recording.py` numbers their lines, makes the heartbeats and cuts batches.
+`sources/files/` reads files into these; `journal/recording` numbers their lines, makes the heartbeats and cuts batches.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tickhouse.indicators.series import IndicatorRows
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE, Bars, Gaps, StepOutputs
 from tickhouse.model import F64, I32, I64, NO_TIME, Event, Feed, Feeds, Rejected, Trades
 from tickhouse.rules import Rules
-from tickhouse.series import IndicatorRows
 from tickhouse.tables import TABLES, TIME
 
 __all__ = [

@@ -17,10 +17,10 @@ from tickhouse import outputs as rows
 from tickhouse.columns import take_trades, trade_json
 from tickhouse.errors import SchemaMismatchError
 from tickhouse.history import History
-from tickhouse.indicators import Indicators
+from tickhouse.indicators.indicators import Indicators
 from tickhouse.journal.codec import bounded
 from tickhouse.kernel.base import DUPLICATE, REASONS, Gaps, StepOutputs
-from tickhouse.kernel.step import Kernel
+from tickhouse.kernel.kernel import Kernel
 from tickhouse.kernel.tally import Tally
 from tickhouse.model import I32, I64, Batch, Beats, Cause, Event, Feed, Feeds, Instrument, Position, Rejected, Trades
 from tickhouse.remake import merge_bars, remake

@@ -20,10 +20,15 @@ from typing import IO, Self
 from tickhouse.errors import FatalError
 from tickhouse.settings import Settings
 
-__all__ = ["Child", "parents_settings", "stop_with_parent"]
+__all__ = ["Child", "cores", "parents_settings", "stop_with_parent"]
 
 _STOP_S = 10.0
 _KEPT_LINES = 20
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Child:

@@ -15,13 +15,14 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["HASH_PRIME", "byte", "decimal", "digits", "text_code"]
+__all__ = ["HASH_PRIME", "Texts", "byte", "decimal", "digits", "text_code"]
 
 HASH_PRIME = 1_099_511_628_211
 """Of the hash that `text_code` is given: h = (h ^ byte) * HASH_PRIME, from 1 on."""
 
 _POW10 = np.array([float(f"1e{i}") for i in range(23)])
 _EXACT = 1 << 53
+_SLOTS = 1 << 17
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -94,8 +95,7 @@ def decimal(buf: Any, at: Any) -> Any:
 def text_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: Any, bounds: Any, texts: Any) -> Any:
     """Return the number of the text in `at` to `end` of `buf`, interning a new one; -1 where there is no room.
 
-    `slots` is a hash table of numbers, -1 where empty, its size a power of two; `arena` holds the texts, `bounds` where each
-    begins and ends, `texts[0]` how many there are.
+    The last four are `Texts.arrays`.
     """
     length = end - at
     slot = (hashed ^ (hashed >> 29)) & (len(slots) - 1)
@@ -123,3 +123,28 @@ def text_code(buf: Any, at: Any, end: Any, hashed: Any, slots: Any, arena: Any, 
     slots[slot] = count
     texts[0] = count + 1
     return np.int64(count)
+
+
+class Texts:
+    """Texts that a scan has met, numbered in the order they came; `text_code` takes them in.
+
+    Args:
+        count: Of how many there is room.
+        size_bytes: How long they may be, together.
+    """
+
+    def __init__(self, count: int, size_bytes: int) -> None:
+        self.arrays = (
+            np.full(_SLOTS, -1, np.int32),
+            np.empty(size_bytes, np.uint8),
+            np.zeros(count + 1, np.int64),
+            np.zeros(1, np.int64),
+        )
+        """A hash table of numbers, -1 where empty; the texts one after the other; where each begins and ends; how many."""
+
+    def __len__(self) -> int:
+        return int(self.arrays[3][0])
+
+    def __getitem__(self, number: int) -> bytes:
+        _, arena, bounds, _ = self.arrays
+        return arena[bounds[number] : bounds[number + 1]].tobytes()

@@ -12,7 +12,7 @@ from tickhouse.errors import TickhouseError
 from tickhouse.house import House
 from tickhouse.plugins import SINKS, SOURCES, build, names
 from tickhouse.settings import Settings
-from tickhouse.sinks.lake import LakeTables
+from tickhouse.sinks.lake import Lake, LakeTables
 from tickhouse.sources.base import Source
 
 __all__ = ["compact", "doctor"]
@@ -26,7 +26,7 @@ def compact(house: House, settings: Settings, day: date | None) -> dict[str, dic
     kind = house.kind
     assert kind is not None
     with house.writing(kind):
-        return house.lake().compact(day, settings.lake.layout)
+        return Lake(house.lake_path).compact(day, settings.lake.layout)
 
 
 def doctor(house: House, settings: Settings) -> list[tuple[str, bool, str]]:
@@ -37,7 +37,7 @@ def doctor(house: House, settings: Settings) -> list[tuple[str, bool, str]]:
         *((f"source {name}", lambda name=name: _check_source(name, settings)) for name in names(SOURCES)),
     ]
     if house.kind is not None:
-        checks.append(("lake", lambda: house.lake().check()))
+        checks.append(("lake", lambda: Lake(house.lake_path).check()))
         checks.append(("tables", LakeTables(house.lake_path).check))
     checks.append(("sinks", lambda: ", ".join(names(SINKS))))
     findings = []

@@ -25,7 +25,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(stored: Path) -> Iterator[Served]:
     """A server for it."""
     hours = {"BINANCE": "Mon-Sun 00:00-24:00 UTC", "COINBASE": "Sat-Sun 00:00-24:00 UTC"}  # the house ends on a Thursday
-    settings = ServeSettings(port=0, rate_per_s=1e6, burst=1_000_000, sql_timeout_s=3.0, hours=hours)
+    settings = ServeSettings(port=0, rate_per_s=1e6, burst=1_000_000, sql_timeout_s=30.0, hours=hours)
     with Served(stored, settings) as server:
         server.until_reached(1)
         yield server

@@ -20,6 +20,8 @@ from tests.scripted import T0
 from tickhouse.api.app import make_app
 from tickhouse.api.server import configuration, listen
 from tickhouse.house import House
+from tickhouse.house.journals import open_appender, open_live, open_sqlite
+from tickhouse.house.work import open_work
 from tickhouse.model import Event, Feed, Rejected, Trade
 from tickhouse.rules import Rules
 from tickhouse.settings import Engine, KafkaSettings, ServeSettings, Settings
@@ -70,19 +72,21 @@ class LiveHouse:
         with self._stack as stack:
             kind = self._settings.journal.kind
             stack.enter_context(self.house.appending(kind))
-            self.journal = journal = (
-                self.house.sqlite(self._rules, self._settings) if kind == "sqlite" else self.house.live(self._settings)
-            )
+            if kind == "sqlite":
+                journal = open_sqlite(self.house, self._rules, self._settings)
+            else:
+                journal = open_live(self.house, self._settings)
+            self.journal = journal
             stack.callback(journal.close)
             if self._with_engine:
                 stack.enter_context(self.house.writing(kind))
-                self.work = work = self.house.work(journal, journal.rules() or self._rules, self._settings)
+                self.work = work = open_work(self.house, journal, journal.rules() or self._rules, self._settings)
                 stack.callback(work.close)
                 engine = threading.Thread(target=work.engine.run, args=(work.starts,), daemon=True)
                 engine.start()
                 stack.callback(engine.join)
                 stack.callback(work.engine.finish, 30.0)
-            self.appender = self.house.appender(journal)
+            self.appender = open_appender(self.house, journal)
             stack.callback(self.appender.close)
             self.clock = max(self.clock, journal.last_clock())
             self._stack = stack.pop_all()

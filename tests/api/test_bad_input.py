@@ -8,6 +8,7 @@ import contextlib
 import json
 import resource
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ import pytest
 import websockets
 
 from tests.api.live import Served
+from tickhouse.settings import ServeSettings
 
 HUGE = 10**12
 
@@ -128,9 +130,15 @@ def test_sql_reads_the_tables_and_nothing_else(served: Served, stored: Path, sql
     assert not Path("/tmp/stolen.csv").exists()
 
 
-def test_sql_is_bounded_in_rows_and_time(stored: Path) -> None:
-    from tickhouse.settings import ServeSettings
+@pytest.fixture(scope="module")
+def impatient(stored: Path) -> Iterator[Served]:
+    """A server that gives a question three seconds."""
+    with Served(stored, ServeSettings(port=0, sql_timeout_s=3.0)) as server:
+        server.until_reached(1)
+        yield server
 
+
+def test_sql_is_bounded_in_rows_and_time(stored: Path) -> None:
     with Served(stored, ServeSettings(port=0, sql_timeout_s=0.5)) as server:
         server.until_reached(1)
         rows = server.post("/v1/sql", {"sql": "SELECT * FROM range(1000000000)", "limit": 5}).json["rows"]
@@ -161,13 +169,13 @@ def test_sql_is_bounded_in_rows_and_time(stored: Path) -> None:
     ],
     ids=lambda sql: sql[:40],
 )
-def test_sql_that_would_eat_the_machine_is_stopped_and_the_house_goes_on(served: Served, sql: str) -> None:
+def test_sql_that_would_eat_the_machine_is_stopped_and_the_house_goes_on(impatient: Served, sql: str) -> None:
     before = _most_memory_kb()
-    answer = served.post("/v1/sql", {"sql": sql})
+    answer = impatient.post("/v1/sql", {"sql": sql})
     assert answer.status == 422, answer.body[:300]
     assert answer.json["detail"]
-    assert served.get("/v1/health").status == 200
-    answer = served.post("/v1/sql", {"sql": "SELECT 1 AS one"})
+    assert impatient.get("/v1/health").status == 200
+    answer = impatient.post("/v1/sql", {"sql": "SELECT 1 AS one"})
     assert answer.json.get("rows") == [{"one": 1}], answer.body[:300]
     assert _most_memory_kb() - before < 500_000, "what serves is not what answers"
 

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.kafka_topics import T0, drained, feed, fresh, trade
+from tests.journals import drained
+from tests.kafka_topics import T0, feed, fresh, trade
 from tests.services.kafka import Broker
 from tests.services.registry import Registry
 from tickhouse.journal.kafka.forms import numbers_of

@@ -12,6 +12,7 @@ from tests.services.kafka import Broker
 from tickhouse.engines.job import Range
 from tickhouse.engines.ranges import RangeResult, State, work_off
 from tickhouse.house import House
+from tickhouse.house.journals import open_live
 from tickhouse.runs.spark import SparkRun, spark_job
 from tickhouse.settings import Settings, load
 from tickhouse.sinks.lake import Lake
@@ -20,7 +21,7 @@ __all__ = ["SMALL_JVM", "Cluster", "SparkHouse"]
 
 SMALL_JVM = {
     "spark.driver.memory": "640m",
-    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto",
+    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xshare:auto",
 }
 """Several of these run beside each other, and none for long."""
 
@@ -42,13 +43,13 @@ class Cluster:
         self.settings = load(Path(self.options[-1]))[0]
         self.house = House(path)
         self.begin_anew()
-        journal = self.house.live(self.settings)
+        journal = open_live(self.house, self.settings)
         self.ends = [journal.topic.ends(partition).high for partition in range(partitions)]  # type: ignore[union-attr]
         journal.close()
 
     def begin_anew(self) -> None:
         """Start over as another process: no state, the tables as they are."""
-        journal = self.house.live(self.settings)
+        journal = open_live(self.house, self.settings)
         self.lake = Lake(self.house.lake_path)
         self.job = spark_job(self.house, self.settings, journal, self.path / "spark" / "checkpoint")
         journal.close()
@@ -101,7 +102,7 @@ class SparkHouse:
     def begin(self) -> None:
         """Make the checkpoint, as a run does before it starts Spark."""
         house = House(self.path)
-        with closing(house.live(self.settings)) as journal:
+        with closing(open_live(house, self.settings)) as journal:
             spark_job(house, self.settings, journal, self.path / "spark" / "checkpoint")
 
     def run(self, *, from_beginning: bool = False) -> SparkRun:

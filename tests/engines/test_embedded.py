@@ -11,7 +11,7 @@ from bench.standard_work import write
 
 from tickhouse.errors import TickhouseError, TransientError
 from tickhouse.house import House
-from tickhouse.journal import recording_reader
+from tickhouse.journal.recording import reader as recording_reader
 from tickhouse.runs import ReplayRun
 from tickhouse.settings import Engine, Settings
 from tickhouse.sinks.lake import Lake
@@ -55,7 +55,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_commit_that_fails_now_and_then_is_tried_again(tmp_path: Path, recorded: Path) -> None:
     FailingLake.failures, FailingLake.every, FailingLake.commits = 4, 2, 0
-    with patch("tickhouse.house.Lake", FailingLake):
+    with patch("tickhouse.house.work.Lake", FailingLake):
         disturbed = replay(tmp_path / "disturbed", recorded)
     assert FailingLake.failures < 4, "no commit failed: the test shows nothing"
     assert disturbed == replay(tmp_path / "calm", recorded)
@@ -64,7 +64,7 @@ def test_a_commit_that_fails_now_and_then_is_tried_again(tmp_path: Path, recorde
 def test_a_store_that_stays_away_stops_the_run_and_the_next_run_goes_on(tmp_path: Path, recorded: Path) -> None:
     FailingLake.failures, FailingLake.every, FailingLake.commits = 1_000_000, 1, 0
     with (
-        patch("tickhouse.house.Lake", FailingLake),
+        patch("tickhouse.house.work.Lake", FailingLake),
         pytest.raises(TickhouseError, match="still fails after 5 tries: the store is away"),
     ):
         replay(tmp_path / "disturbed", recorded)

@@ -30,9 +30,10 @@ def cluster(market: Path, broker: Broker, tmp_path: Path) -> Cluster:
 
 
 def forget() -> None:
-    """Let this process forget the partitions it worked on, as a new one has none."""
-    for partitions in module._kept.values():
-        partitions.clear()
+    """Let this process forget what it keeps, as a new one has nothing."""
+    for kept in module._kept.values():
+        kept.close()
+    module._kept.clear()
 
 
 @pytest.mark.parametrize("form", ["json", "arrow"])

@@ -24,6 +24,7 @@ from tickhouse.engines.spark import partition_keys
 from tickhouse.engines.spark_session import spark_session
 from tickhouse.errors import ConfigError, FatalError, LogCorruptError, SchemaMismatchError
 from tickhouse.house import House
+from tickhouse.house.journals import open_live
 from tickhouse.runs.spark import SparkRun
 from tickhouse.settings import SparkSettings
 
@@ -89,7 +90,7 @@ def test_a_batch_stopped_around_its_commit_changes_no_row(
     assert not sent.run().positions  # nothing was left
     tickhouse("verify", "--house", sent.path)
     # Who follows the house, or works on without Spark, begins where it ended.
-    with closing(House(sent.path).live(sent.settings)) as journal:
+    with closing(open_live(House(sent.path), sent.settings)) as journal:
         kept = [journal.checkpoint(partition) for partition in range(2)]
     assert [stored[0] for stored in kept if stored is not None] == run.positions
     tickhouse("work", "--until-drained", *sent.options)

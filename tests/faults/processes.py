@@ -1,4 +1,4 @@
-"""Processes of the command line around a topic: started, watched by how far the work has come, and killed.
+"""Processes of the command line: started, watched by how far the work has come, and killed.
 
 tests/faults and the tests of engines as whole processes share them.
 """
@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tickhouse.model import Position
 from tickhouse.settings import KafkaSettings
 from tickhouse.sinks.lake import LakeTables
 
-__all__ = ["configured", "process", "reached", "said", "spark_configured", "wait_until", "workers"]
+__all__ = ["configured", "finish", "process", "reached", "said", "spark_configured", "tickhouse", "wait_until", "workers"]
 
 
 def configured(folder: Path, settings: KafkaSettings) -> list[str | Path]:
@@ -32,15 +32,33 @@ def configured(folder: Path, settings: KafkaSettings) -> list[str | Path]:
     return ["--house", folder / "house", "--config", folder / "t.toml"]
 
 
+def tickhouse(*words: str | Path, env: Mapping[str, str], stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    """Start the command line in a process of its own.
+
+    Args:
+        words: What is typed.
+        env: Beside the environment of this process.
+        stderr: Where to.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "tickhouse", *map(str, words)],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    )
+
+
+def finish(child: subprocess.Popen[bytes], timeout_s: float = 120) -> bytes:
+    """Wait for a clean end and return what was printed."""
+    out, err = child.communicate(timeout=timeout_s)
+    assert child.returncode == 0, err.decode()
+    return out
+
+
 @contextmanager
 def process(*words: str | Path, end: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command line as a process; at the end it gets a signal, or has ended by itself."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tickhouse", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "TICKHOUSE_LOG": "warning"},
-    )
+    child = tickhouse(*words, env={"TICKHOUSE_LOG": "warning"}, stderr=subprocess.STDOUT)
     try:
         yield child
         if end is not None:

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from bench.standard_work import write
 
+from tests.faults import processes
+from tests.faults.processes import finish, wait_until
+
 QUICK = {"TICKHOUSE_ENGINE__COMMIT_EVERY": "50ms", "TICKHOUSE_ENGINE__SNAPSHOT_EVERY": "300ms"}
 
 
-def tickhouse(*words: str | Path, **popen: object) -> subprocess.Popen[bytes]:
-    """Start the command line in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tickhouse", *map(str, words)],
-        env={**os.environ, **QUICK},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **popen,  # type: ignore[arg-type]
-    )
-
-
-def finish(process: subprocess.Popen[bytes], timeout_s: float = 120) -> bytes:
-    """Wait for a clean end and return what was printed."""
-    out, err = process.communicate(timeout=timeout_s)
-    assert process.returncode == 0, err.decode()
-    return out
+tickhouse = partial(processes.tickhouse, env=QUICK)
 
 
 def digests(house: Path) -> dict[str, str]:
@@ -73,9 +59,7 @@ def test_a_killed_live_run_proves_every_number(tmp_path: Path) -> None:
     house = tmp_path / "live"
     for _ in range(3):
         process = tickhouse("run", "--no-serve", "--house", house, "--source", "synthetic", "--json", "--lateness", "500ms")
-        until = time.monotonic() + 60
-        while not _receiving(house) and time.monotonic() < until:
-            time.sleep(0.1)
+        wait_until(lambda: _receiving(house), 1, process)
         time.sleep(1.0 + dice.uniform(0, 2.0))
         assert process.poll() is None, process.communicate()[1].decode()
         process.send_signal(signal.SIGKILL)
@@ -100,9 +84,7 @@ def test_ctrl_c_commits_everything_received(tmp_path: Path) -> None:
     house = tmp_path / "live"
     process = tickhouse("run", "--no-serve", "--house", house, "--source", "synthetic", "--json")
     committed = house / "lake" / "silver" / "trades"
-    until = time.monotonic() + 60
-    while not list(committed.rglob("*.parquet")) and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.1)
+    wait_until(lambda: len(list(committed.rglob("*.parquet"))), 1, process)
     for _ in range(2):  # as it comes from a terminal through `make` or `timeout`: to the group, and passed on
         process.send_signal(signal.SIGINT)
         time.sleep(0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tickhouse.kernel.step import Kernel
+from tickhouse.kernel.kernel import Kernel
 from tickhouse.model import Beats, Feed, Feeds, Trades
 
 T0 = 1_768_516_200_000_000

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import talib
 
-from tickhouse.indicator_plan import IndicatorPlan
-from tickhouse.indicator_specs import parse_spec, window_values
-from tickhouse.kernel.series import EMA, EMA_FUSED, SMA, again, empty_rows, log_address
+from tickhouse.indicators.plan import IndicatorPlan
+from tickhouse.indicators.specs import parse_spec, window_values
+from tickhouse.kernel.averages import EMA, EMA_FUSED, SMA, log_address
+from tickhouse.kernel.series import again, empty_rows
 
 
 def shapes(rng):

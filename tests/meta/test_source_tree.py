@@ -104,3 +104,9 @@ def test_help_of_the_command_line_loads_no_engine():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50).stdout.split()
     engines = ("deltalake", "duckdb", "numba", "polars", "pyarrow", "pyspark", "talib")
     assert [name for name in engines if name in loaded] == []
+
+
+def test_opening_a_house_and_painting_an_answer_load_no_engine():
+    code = "import sys, tickhouse.house, tickhouse.cli.screen; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50).stdout.split()
+    assert [name for name in ("deltalake", "duckdb", "numba", "pyspark", "talib") if name in loaded] == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.journals import drained
 from tests.scripted import BTC, MINUTE, SECOND, T0, Script, feed, rows_of, run
 from tickhouse.clock import ManualClock
 from tickhouse.errors import ConfigError, FatalError
@@ -63,8 +64,7 @@ def journal_of(tmp_path: Path, clock: ManualClock, *steps: int, jump: int = 0) -
                 core.trades("test", [Trade(BTC, T0, 1.0, 1.0, k)], clock.wall())
             core.flush()
         feeds = Feeds()
-        with closing(journal.reader(0, 1, feeds)) as reader:
-            return list(iter(lambda: reader.read(0.0), None)), feeds
+        return drained(journal.reader(0, 1, feeds)), feeds
 
 
 def beats_of(batches: list[Batch]) -> list[int]:

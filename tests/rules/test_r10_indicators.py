@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import talib
 
-from tickhouse import indicators as module
-from tickhouse.indicators import Indicators
-from tickhouse.kernel import series as loops
+from tickhouse.indicators import indicators as module
+from tickhouse.indicators.indicators import Indicators
+from tickhouse.indicators.series import BarColumns
+from tickhouse.kernel import series_pool
 from tickhouse.kernel.base import Bars
 from tickhouse.model import Cause, Feeds, Instrument
 from tickhouse.rules import Rules, parse_duration
-from tickhouse.series import BarColumns
 
 DAY = 86_400_000_000
 MIDNIGHT = 20_000 * DAY
@@ -242,7 +242,7 @@ def test_averages_and_deviations_alone_are_the_batch_function_as_of_their_instan
     """Without another function of TA-Lib in the rules a feed is one compiled run; here with as little room as can be."""
     monkeypatch.setattr(module, "SEEDS", 12)
     monkeypatch.setattr(module, "_SPARE_ROWS", 0)
-    monkeypatch.setattr(loops, "_LEAST_POOL", 0)
+    monkeypatch.setattr(series_pool, "_LEAST_POOL", 0)
     rules = Rules(indicators=MIX[:4])
     names = {"sma(3)", "ema(4)", "bbands(4,2)", "volatility(3)"}
     for seed in range(20):

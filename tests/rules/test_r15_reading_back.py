@@ -10,9 +10,9 @@ import pytest
 from tests.property.markets import assert_read
 from tests.scripted import MINUTE, SECOND, T0, Script, feed, rows_of, run
 from tickhouse.history import LakeHistory
+from tickhouse.indicators.series import SeriesWanted
 from tickhouse.model import Cause
 from tickhouse.rules import Rules
-from tickhouse.series import SeriesWanted
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.tables import TABLES
 

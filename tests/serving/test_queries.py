@@ -11,7 +11,8 @@ import pytest
 from tests.table_rows import DAY, MINUTE, T0, bar, rows, trade
 from tickhouse.errors import ConfigError
 from tickhouse.model import Position
-from tickhouse.serving.queries import Queries, wide_name
+from tickhouse.serving.queries import Queries
+from tickhouse.serving.rows import wide_name
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake import Lake
 from tickhouse.tables import TABLES

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from tickhouse.api.answers import Cursor, Rows, answer, documented, next_cursor, problems
 from tickhouse.api.context import Context, context, instant, microseconds, spelled
 from tickhouse.api.problems import ProblemError
-from tickhouse.indicator_specs import parse_spec
+from tickhouse.indicators.specs import parse_spec
 from tickhouse.serving.catalogue import catalogue
 from tickhouse.serving.ring import Wanted
 from tickhouse.serving.rows import Record, shown_columns

@@ -5,17 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from tickhouse.live import Board
 from tickhouse.model import NO_TIME
-from tickhouse.pipeline import Counts
-from tickhouse.quality.verify import Report
+
+if TYPE_CHECKING:  # a question loads no engine to paint its answer
+    from tickhouse.live import Board
+    from tickhouse.pipeline import Counts
+    from tickhouse.quality.verify import Report
 
 __all__ = ["console", "counts_table", "errors", "frame", "live_view", "verify_table"]
 

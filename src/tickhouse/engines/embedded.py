@@ -8,7 +8,6 @@ the receiving.
 from __future__ import annotations
 
 import math
-import os
 import queue
 import threading
 import time
@@ -21,6 +20,7 @@ from tickhouse.errors import TickhouseError, TransientError
 from tickhouse.journal.base import Journal, Reader
 from tickhouse.model import MAX_MESSAGE_ROWS, Batch, Position
 from tickhouse.pipeline import Pipeline
+from tickhouse.processes import cores
 from tickhouse.sinks.base import Outputs, Sink
 from tickhouse.telemetry import timer
 
@@ -91,7 +91,7 @@ class EmbeddedEngine:
         self._until = math.inf
         self._finishing = False
         self._asked = threading.Event()
-        self._working = threading.Semaphore(max(1, _cores() - 1))
+        self._working = threading.Semaphore(max(1, cores() - 1))
         """Partitions that decode or compute at once: one core is the writer's. More would only wait for each other."""
         self.feeding = [threading.Lock() for _ in pipelines]
         """Each is held while that pipeline works, for those who look into it from another thread."""
@@ -147,9 +147,10 @@ class EmbeddedEngine:
             if batch is None:
                 batch = reader.read(_READ_TIMEOUT_S)
             if batch is not None:
+                began = time.monotonic()
                 position = self._feed(number, batch)
                 if self._pace_s and len(batch.trades) < _BEHIND_ROWS and reader.drained and not self._finishing:
-                    self._asked.wait(self._pace_s)
+                    self._asked.wait(max(0.0, began + self._pace_s - time.monotonic()))
             elif reader.exhausted or (self._finishing and reader.drained):
                 break
             if time.monotonic() >= due and position != stored:
@@ -171,11 +172,6 @@ class EmbeddedEngine:
         if self._has_sinks:
             self._writer.put(outputs)
         return outputs.position
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _each(work: Callable[[int, Position], Position], starts: list[Position], stop: Callable[[], None]) -> list[Position]:

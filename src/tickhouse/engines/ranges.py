@@ -2,7 +2,8 @@
 
 This is what an executor does, wherever it runs: it needs the brokers, the lake's folder and the state that the range begins
 with, and hands back the state it ends with and the files, which another process commits. A process keeps the partitions it
-worked on, so that a range that follows the last one starts at once; from the state alone it gives the same rows.
+worked on, so that a range that follows the last one starts at once; from the state alone, as where the last one was another
+process's, it gives the same rows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tickhouse.model import Position
 from tickhouse.pipeline import Counts, Pipeline
 from tickhouse.sinks.lake import LakeTables
 from tickhouse.sinks.lake_encode import EncodedRows, RangeEncoder
+from tickhouse.sinks.lake_tail import LakeTail
 from tickhouse.tables import TABLES
 
 __all__ = ["RangeResult", "State", "work_off"]
@@ -71,20 +73,20 @@ def work_off(job: Job, part: Range, state: State | None) -> tuple[RangeResult, S
         SchemaMismatchError: the state is of another house, of other rules, or the topic is another one.
     """
     _must_follow(job, part, state)
-    partitions = _partitions_of(job)
-    worker = partitions.pop(part.partition, None)
+    kept = _kept_of(job)
+    worker = kept.partitions.pop(part.partition, None)
     if worker is None or worker.position.offset != part.start:
         if worker is not None:
             worker.close()
-        worker = _Partition(job, part.partition, state)
+        worker = _Partition(kept, part.partition, state)
     try:
         result = worker.work_off(part)
     except BaseException:
         worker.close()
         raise
-    partitions[part.partition] = worker
-    if len(partitions) > _KEPT:
-        partitions.popitem(last=False)[1].close()
+    kept.partitions[part.partition] = worker
+    if len(kept.partitions) > _KEPT:
+        kept.partitions.popitem(last=False)[1].close()
     state = State(job.house, worker.position, worker.pipeline.snapshot())
     if part.keep:
         result = msgspec.structs.replace(result, snapshot=state.snapshot)
@@ -106,25 +108,57 @@ def _must_follow(job: Job, part: Range, state: State | None) -> None:
 _REPAIR = "`tickhouse spark --from-beginning` makes the state anew from the topic; the tables keep what they have"
 
 
+class _Kept:
+    """What this process keeps of a job: its topic, what it knows of the lake, and the partitions it worked on."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.lake = Path(job.lake)
+        self.tail = LakeTail(self.lake, tuple(TABLES), range(job.topic.partitions))
+        self.tables = LakeTables(self.lake)
+        self.partitions: OrderedDict[int, _Partition] = OrderedDict()
+        self._topic: KafkaTopic | None = None
+
+    @property
+    def topic(self) -> KafkaTopic:
+        """The topic, open."""
+        if self._topic is None:
+            self._topic = self.job.open_topic()
+        return self._topic
+
+    def look(self) -> None:
+        """See what the lake has by now."""
+        if self.tail.look():
+            self.tables = LakeTables(self.lake)
+
+    def close(self) -> None:
+        """Release the connections."""
+        for partition in self.partitions.values():
+            partition.close()
+        if self._topic is not None:
+            self._topic.close()
+
+
 class _Partition:
     """A partition at work in this process: its pipeline, what that reads back, and a reader that stands where it ends."""
 
-    def __init__(self, job: Job, partition: int, state: State | None) -> None:
-        self._job = job
+    def __init__(self, kept: _Kept, partition: int, state: State | None) -> None:
+        self._kept = kept
+        self._job = kept.job
         self._partition = partition
-        self._lake = Path(job.lake)
         self._reached: dict[str, Position] = {}
-        self.position = Position(job.begin[partition]) if state is None else state.position
-        self._history = LakeHistory(LakeTables(self._lake), partition)
-        self.pipeline = Pipeline(partition, job.rules, self._history, None if state is None else state.snapshot)
+        self.position = Position(self._job.begin[partition]) if state is None else state.position
+        self._history = LakeHistory(kept.tables, partition)
+        self.pipeline = Pipeline(partition, self._job.rules, self._history, None if state is None else state.snapshot)
         self._reader: KafkaReader | None = None
 
     def work_off(self, part: Range) -> RangeResult:
         """Read the range, feed it, encode what it makes."""
-        self._history.committed()
+        self._kept.look()
+        self._history.take_up(self._kept.tables, self._kept.tail)
         if not self._reached:
             self._reached = self._stored(part)
-        encoder = RangeEncoder(self._lake, part.partition, self._reached)
+        encoder = RangeEncoder(self._kept.lake, part.partition, self._reached)
         try:
             self._feed(part, encoder)
             rows = encoder.finish()
@@ -158,7 +192,7 @@ class _Partition:
     def _reading(self, part: Range) -> KafkaReader:
         if self._reader is None:
             known = self.position.offset > self._job.begin[part.partition]
-            self._reader = _topic_of(self._job).reader(
+            self._reader = self._kept.topic.reader(
                 part.partition,
                 part.start,
                 self.pipeline.feeds,
@@ -175,8 +209,7 @@ class _Partition:
         Raises:
             LogCorruptError: a table has less than the state.
         """
-        lake = LakeTables(self._lake)
-        reached = {name: lake.position(name, part.partition) for name in TABLES}
+        reached = {name: self._kept.tail.position(name, part.partition) for name in TABLES}
         least, name = min((position, name) for name, position in reached.items())
         if part.start > self._job.begin[part.partition] and part.start > least.offset:
             raise LogCorruptError(
@@ -186,25 +219,15 @@ class _Partition:
         return reached
 
 
-_kept: dict[str, OrderedDict[int, _Partition]] = {}
-_topics: dict[str, KafkaTopic] = {}
+_kept: dict[str, _Kept] = {}
+"""One job at most, by its key."""
 
 
-def _partitions_of(job: Job) -> OrderedDict[int, _Partition]:
-    """Return the partitions that this process keeps of a job; those of another job are let go."""
+def _kept_of(job: Job) -> _Kept:
+    """Return what this process keeps of a job; what it kept of another one is let go."""
     if job.key not in _kept:
-        for partitions in _kept.values():
-            for worker in partitions.values():
-                worker.close()
-        for topic in _topics.values():
-            topic.close()
+        for other in _kept.values():
+            other.close()
         _kept.clear()
-        _topics.clear()
-        _kept[job.key] = OrderedDict()
+        _kept[job.key] = _Kept(job)
     return _kept[job.key]
-
-
-def _topic_of(job: Job) -> KafkaTopic:
-    if job.key not in _topics:
-        _topics[job.key] = job.open_topic()
-    return _topics[job.key]

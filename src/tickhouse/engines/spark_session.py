@@ -104,10 +104,11 @@ def _defaults(master: str, folder: Path) -> Mapping[str, str]:
     """Return what Spark is started with unless [spark] conf says otherwise."""
     log = folder / "log4j2.properties"
     log.write_text(_LOGGING.format(file=folder / "spark.log"), "utf-8")
-    found = {
-        "spark.driver.defaultJavaOptions": f"-Dlog4j2.configurationFile={log.absolute().as_uri()}",
-        "spark.ui.showConsoleProgress": "false",
-    }
+    java = f"-Dlog4j2.configurationFile={log.absolute().as_uri()}"
+    found = {"spark.ui.showConsoleProgress": "false"}
     if master.startswith("local"):
         found |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false"}
+        # No trade crosses the JVM: a compiler that optimises for hours would only take cores from Python.
+        java += " -XX:TieredStopAtLevel=1"
+    found["spark.driver.defaultJavaOptions"] = java
     return found

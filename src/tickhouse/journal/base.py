@@ -6,12 +6,21 @@ Ingest appends; engines read batches from an offset and store checkpoints. Nothi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tickhouse.model import Batch, Event, Feeds, Position, Rejected, Trade
 from tickhouse.rules import Rules
 
-__all__ = ["Appender", "Journal", "Reader"]
+__all__ = ["Appender", "Journal", "Progress", "Reader"]
+
+
+class Progress(NamedTuple):
+    """How far a reader has come."""
+
+    bytes_read: int
+    bytes_total: int
+    lines: int
+    """Lines given out or passed over, of all files."""
 
 
 class Reader(Protocol):

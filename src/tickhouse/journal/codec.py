@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tickhouse.columns import NUMBERS_SCHEMA, TEXT_SCHEMA, arrow_numbers, numpy_column
 from tickhouse.model import I32, MAX_PAYLOAD_BYTES, Event, Rejected, Trades
 
 __all__ = [
@@ -28,18 +29,7 @@ __all__ = [
     "encode_trades",
 ]
 
-_NUMBERS = pa.schema(
-    [
-        pa.field("feed", pa.int32(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in ("ts", "received_at")),
-        *(pa.field(name, pa.float64(), nullable=False) for name in ("price", "size")),
-        *(pa.field(name, pa.int64(), nullable=False) for name in ("trade_id", "trade_id_hi")),
-        *(pa.field(name, pa.int8(), nullable=False) for name in ("side", "kind", "backfilled")),
-    ]
-)
-_TEXT = pa.schema([pa.field("trade_ref", pa.string()), pa.field("conditions", pa.string())])
-_ALL = pa.schema([*_NUMBERS, *_TEXT])
-_DTYPES = {field.name: np.dtype(field.type.to_pandas_dtype()) for field in _NUMBERS}
+_ALL_SCHEMA = pa.schema([*NUMBERS_SCHEMA, *TEXT_SCHEMA])
 
 
 class Kind(IntEnum):
@@ -57,11 +47,11 @@ class Kind(IntEnum):
 
 def encode_trades(trades: Trades, feed: I32) -> tuple[Kind, memoryview]:
     """Return the message of `trades`; `feed` stands for their feed column, in the journal's own codes."""
-    arrays = [_arrow("feed", feed), *(_arrow(name, getattr(trades, name)) for name in _NUMBERS.names[1:])]
+    arrays = arrow_numbers(trades, feed)
     if trades.text is None:
-        return Kind.TRADES, memoryview(pa.RecordBatch.from_arrays(arrays, schema=_NUMBERS).serialize())
-    arrays += [trades.text.column(name) for name in _TEXT.names]
-    return Kind.TRADES_TEXT, memoryview(pa.RecordBatch.from_arrays(arrays, schema=_ALL).serialize())
+        return Kind.TRADES, memoryview(pa.RecordBatch.from_arrays(arrays, schema=NUMBERS_SCHEMA).serialize())
+    arrays += [trades.text.column(name) for name in TEXT_SCHEMA.names]
+    return Kind.TRADES_TEXT, memoryview(pa.RecordBatch.from_arrays(arrays, schema=_ALL_SCHEMA).serialize())
 
 
 def decode_trades(messages: Sequence[tuple[int, Kind, bytes]]) -> Trades:
@@ -69,10 +59,10 @@ def decode_trades(messages: Sequence[tuple[int, Kind, bytes]]) -> Trades:
     has_text = any(kind is Kind.TRADES_TEXT for _, kind, _ in messages)
     batches = [_read(kind, payload, has_text=has_text) for _, kind, payload in messages]
     joined = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-    arrays: dict[str, npt.NDArray[Any]] = {name: _numpy(name, joined.column(name)) for name in _NUMBERS.names}
+    arrays: dict[str, npt.NDArray[Any]] = {name: numpy_column(name, joined.column(name)) for name in NUMBERS_SCHEMA.names}
     counts = np.array([batch.num_rows for batch in batches], np.int64)
     starts = np.repeat(np.cumsum(counts) - counts, counts)
-    text = joined.select(_TEXT.names) if has_text else None
+    text = joined.select(TEXT_SCHEMA.names) if has_text else None
     return Trades(
         **arrays,
         offset=np.repeat(np.array([offset for offset, _, _ in messages], np.int64), counts),
@@ -120,19 +110,9 @@ _EVENTS = msgspec.json.Decoder(Event)
 _REJECTED = msgspec.msgpack.Decoder(Rejected)
 
 
-def _arrow(name: str, column: npt.NDArray[Any]) -> pa.Array:
-    # `pa.array` would import pandas at its first call where that is installed, and hold up the first flush for a second.
-    return pa.Array.from_buffers(_NUMBERS.field(name).type, len(column), [None, pa.py_buffer(np.ascontiguousarray(column))])
-
-
 def _read(kind: Kind, payload: bytes, *, has_text: bool) -> pa.RecordBatch:
-    batch = pa.ipc.read_record_batch(pa.py_buffer(payload), _ALL if kind is Kind.TRADES_TEXT else _NUMBERS)
+    batch = pa.ipc.read_record_batch(pa.py_buffer(payload), _ALL_SCHEMA if kind is Kind.TRADES_TEXT else NUMBERS_SCHEMA)
     if has_text and kind is Kind.TRADES:
         nulls = pa.nulls(batch.num_rows, pa.string())
-        batch = pa.RecordBatch.from_arrays([*batch.columns, nulls, nulls], schema=_ALL)
+        batch = pa.RecordBatch.from_arrays([*batch.columns, nulls, nulls], schema=_ALL_SCHEMA)
     return batch
-
-
-def _numpy(name: str, column: pa.Array) -> npt.NDArray[Any]:
-    # `to_numpy` imports pandas as well. A copy, because Arrow's memory is read-only: compiled loops would be compiled twice.
-    return np.frombuffer(column.buffers()[1], _DTYPES[name], len(column), column.offset * _DTYPES[name].itemsize).copy()

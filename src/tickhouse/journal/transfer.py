@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from tickhouse.columns import take_trades
-from tickhouse.journal.recording_reader import Progress
+from tickhouse.journal.base import Progress
 from tickhouse.model import Batch, Event, Feeds, Rejected, Trades
 
 __all__ = ["Origin", "OriginReader", "Target", "transfer"]

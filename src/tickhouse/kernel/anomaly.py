@@ -10,7 +10,7 @@ import math
 import re
 
 from tickhouse.errors import ConfigError
-from tickhouse.kernel.state import Array, Record, compiled
+from tickhouse.kernel.compiling import Array, Record, compiled
 
 __all__ = ["parse_detector", "remember", "score"]
 

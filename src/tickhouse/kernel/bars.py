@@ -8,6 +8,7 @@ still has to be issued for the older one becomes a remake, which the pipeline ma
 
 from __future__ import annotations
 
+from tickhouse.kernel.compiling import Array, Record, fetch, inner, mixed
 from tickhouse.kernel.exact import add_notional, add_volume, clear_sums, merge_sums, round_notional, round_volume
 from tickhouse.kernel.state import (
     BARS_OUT,
@@ -25,13 +26,8 @@ from tickhouse.kernel.state import (
     SLOT,
     SLOTS,
     SOURCE,
-    Array,
-    Record,
     Settings,
     State,
-    fetch,
-    inner,
-    mixed,
 )
 from tickhouse.rules import REVISION_STEP_US
 

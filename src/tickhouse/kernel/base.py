@@ -1,6 +1,6 @@
 """What goes into the kernel and what comes out: the contract between the numba loops and the pipeline.
 
-`Kernel` (kernel/step.py) has exactly these calls; the pipeline is its only user.
+`Kernel` (kernel/kernel.py) has exactly these calls; the pipeline is its only user.
 """
 
 from __future__ import annotations

@@ -1,39 +1,22 @@
-"""Have we seen this id, and what is missing: duplicates and gaps (rules R1 and R14).
+"""Contiguous ids: have we seen this one, and what is missing; duplicates and gaps (rules R1 and R14).
 
-Called by the kernel's loop for every valid trade of the right id space, before anything else of it counts. Contiguous ids are a
-set of intervals an instrument, the top one in the instrument's own row, so that the usual next id costs one comparison. Unique
-ids stand in a hash table for ten minutes of clock.
+Called by the kernel's loop for every valid trade of the right id space, before anything else of it counts. Ids are a set of
+intervals an instrument, the top one in the instrument's own row, so that the usual next id costs one comparison.
 """
 
 from __future__ import annotations
 
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE, GAP_HEALED, GAP_LOST, GAP_OPEN
-from tickhouse.kernel.state import (
-    CLOCK,
-    GAPS_OUT,
-    GAPS_USED,
-    HOLES_USED,
-    NEXT_DUE,
-    PENDING_FROM,
-    PENDING_N,
-    SEEN_FROM,
-    SEEN_N,
-    Array,
-    Record,
-    State,
-    compiled,
-    inner,
-    mixed,
-)
+from tickhouse.kernel.compiling import Array, Record, inner
+from tickhouse.kernel.state import CLOCK, GAPS_OUT, GAPS_USED, HOLES_USED, NEXT_DUE, PENDING_FROM, PENDING_N, State
 
-__all__ = ["ID_CONFLICT", "NO_ROOM", "close_gaps", "judge_contiguous", "judge_unique", "link", "open_due_gaps", "put_gap"]
+__all__ = ["ID_CONFLICT", "NO_ROOM", "close_gaps", "judge_contiguous", "open_due_gaps", "put_gap"]
 
 ID_CONFLICT = 8
 NO_ROOM = -1
 """Nothing was done: make room, then come again."""
 
 _CONFLICT_US = 60_000_000
-_REPEAT_US = 600_000_000
 _MAX_INTERVALS = 1000
 _FIRST, _LAST, _MIN, _MAX = 0, 1, 2, 3
 
@@ -371,70 +354,3 @@ def _open_holes(state: State, out: Array, row: Record, instrument: int, gap: int
             return True
         state.pending[gap, 3] = hole_last + 1
     return True
-
-
-@inner
-def _home(seen: Array, place: int, mask: int) -> int:
-    return mixed(seen[place, 0], seen[place, 1], seen[place, 2], seen[place, 3]) & mask
-
-
-@compiled
-def link(seen: Array, table: Array, place: int) -> None:
-    """Enter the id at `place` of the ring into the table."""
-    mask = table.shape[0] - 1
-    at = _home(seen, place, mask)
-    while table[at] >= 0:
-        at = (at + 1) & mask
-    table[at] = place
-
-
-@inner
-def _unlink(seen: Array, table: Array, place: int) -> None:
-    """Take an id out of the table and close the chain behind it."""
-    mask = table.shape[0] - 1
-    free = _home(seen, place, mask)
-    while table[free] != place:
-        free = (free + 1) & mask
-    at = (free + 1) & mask
-    while table[at] >= 0:
-        home = _home(seen, table[at], mask)
-        if ((at - home) & mask) >= ((at - free) & mask):
-            table[free] = table[at]
-            free = at
-        at = (at + 1) & mask
-    table[free] = -1
-
-
-@inner
-def _expire(state: State, clock: int) -> None:
-    head = state.head
-    mask = state.seen.shape[0] - 1
-    while head[SEEN_N] > 0 and clock - state.seen[head[SEEN_FROM], 4] > _REPEAT_US:
-        _unlink(state.seen, state.table, head[SEEN_FROM])
-        head[SEEN_FROM] = (head[SEEN_FROM] + 1) & mask
-        head[SEEN_N] -= 1
-
-
-@inner
-def judge_unique(state: State, instrument: int, number: int, high: int, clock: int) -> int:
-    """Return DUPLICATE where this id was first seen at most ten minutes of clock ago, else remember it and accept."""
-    _expire(state, clock)
-    seen = state.seen
-    epoch = state.instruments[instrument]["epoch"]
-    mask = state.table.shape[0] - 1
-    at = mixed(instrument, epoch, number, high) & mask
-    while state.table[at] >= 0:
-        place = state.table[at]
-        if seen[place, 2] == number and seen[place, 3] == high and seen[place, 0] == instrument and seen[place, 1] == epoch:
-            return DUPLICATE
-        at = (at + 1) & mask
-    head = state.head
-    place = (head[SEEN_FROM] + head[SEEN_N]) & (seen.shape[0] - 1)
-    seen[place, 0] = instrument
-    seen[place, 1] = epoch
-    seen[place, 2] = number
-    seen[place, 3] = high
-    seen[place, 4] = clock
-    state.table[at] = place
-    head[SEEN_N] += 1
-    return ACCEPTED

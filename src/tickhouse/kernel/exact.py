@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from tickhouse.kernel.state import Array, compiled
+from tickhouse.kernel.compiling import Array, compiled
 
 __all__ = ["LIMBS", "add_notional", "add_volume", "clear_sums", "merge_sums", "round_notional", "round_volume"]
 

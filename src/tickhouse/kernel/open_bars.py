@@ -7,14 +7,14 @@ open bar of any level is its own slot, if it has one, and every open bar of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numba import njit
 
 from tickhouse.kernel.bars import window_of
+from tickhouse.kernel.compiling import SOURCES, Array, Record, cached, inner
 from tickhouse.kernel.exact import LIMBS, clear_sums, merge_sums, round_notional, round_volume
-from tickhouse.kernel.state import CLOCK, LOCAL_SOURCE, SLOT, SLOTS, SOURCE, Array, Record, Settings, State, grown, inner
+from tickhouse.kernel.state import CLOCK, LOCAL_SOURCE, SLOT, SLOTS, SOURCE, Settings, State, grown
 from tickhouse.model import I32, NO_TIME
 
 __all__ = ["OpenBars"]
@@ -127,19 +127,27 @@ def _read_bar(
     made["notional"] = round_notional(scratch, _SUM)
 
 
-@njit(nogil=True, cache=True, _nrt=False, no_cfunc_wrapper=True)  # type: ignore[untyped-decorator]
-def _read(
-    state: State, settings: Settings, instruments: Array, levels: Array, reached: int, out: Array, scratch: Array, times: Array
-) -> int:
-    """Write the open bars of some instruments and levels into `out`; return how many, or -1 where there is no room."""
-    count = 0
-    most = settings.stride
-    for instrument in instruments:
-        for level in levels:
-            if count + most > out.shape[0]:
-                return -1
-            count = _read_level(state, settings, instrument, level, reached, out, count, scratch, times)
-    return count
+def _entry(sources: int) -> Callable[..., int]:
+    """Return the loop as Python enters it; see `step`."""
+
+    def run(
+        state: State, settings: Settings, instruments: Array, levels: Array, reached: int, out: Array, scratch: Array,
+        times: Array,
+    ) -> int:  # fmt: skip
+        """Write the open bars of some instruments and levels into `out`; return how many, or -1 where there is no room."""
+        count = 0
+        most = settings.stride
+        for instrument in instruments:
+            for level in levels:
+                if count + most > out.shape[0] or sources < 0:
+                    return -1
+                count = _read_level(state, settings, instrument, level, reached, out, count, scratch, times)
+        return count
+
+    return run
+
+
+_run = cached(_entry(SOURCES))
 
 
 class OpenBars:
@@ -171,6 +179,6 @@ class OpenBars:
         wanted = np.arange(known) if instruments is None else instruments[instruments < known]
         chosen = range(len(settings.levels)) if levels is None else levels
         codes, columns = np.ascontiguousarray(wanted, np.int32), np.array(chosen, np.int64)
-        while (made := _read(state, settings, codes, columns, reached, self._out, self._scratch, self._times)) < 0:
+        while (made := _run(state, settings, codes, columns, reached, self._out, self._scratch, self._times)) < 0:
             self._out = grown(self._out, 2 * len(self._out))
         return self._out[:made]

@@ -1,80 +1,56 @@
-"""Bars of all indicator series in flat arrays, and the indicators over them that need no library (rule R10).
+"""The loops over bars of all indicator series, and the indicators over them that need no library (rule R10).
 
-`indicators.py` hands over the bars of a feed, sorted by series; one run of `work_off` puts them into their series and writes a
-row for every (bar, instant) that they make or change. Moving averages are TA-Lib's own recurrences, operation by operation;
-deviations are computed afresh for each window. What another function of TA-Lib needs is told as segments: the caller computes
-it from the series as they stand then, so the run stops after each.
-
-A series starts afresh at every UTC midnight, from its last seeds before it. Its bars lie in one region of the pool; a region
-that is full moves to the pool's end, without what the current day does not need.
+`indicators.py` hands over the bars of a feed, sorted by series; one run of `work_off` puts them into their series
+(`series_pool.py`) and writes a row for every (bar, instant) that they make or change, with its averages and deviations
+(`averages.py`). What another function of TA-Lib needs is told as segments: the caller computes it from the series as they stand
+then, so the run stops after each.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 
-from tickhouse.kernel.state import Array, inner
+from tickhouse.kernel.averages import average, called, deviation
+from tickhouse.kernel.compiling import SOURCES, Array, cached, inner
+from tickhouse.kernel.series_pool import (
+    AT,
+    CUT,
+    DAY_END,
+    DAY_US,
+    FIRST,
+    FROM,
+    LAST,
+    LEAST_ROOM,
+    LO,
+    MADE,
+    NEVER,
+    ROOM,
+    SEGMENTS,
+    STANDS,
+    STOP,
+    USED,
+    VERSION,
+    N,
+    Pool,
+)
 
 __all__ = [
     "APPENDED",
-    "AT",
-    "DAY_US",
     "DONE",
-    "EMA",
-    "EMA_FUSED",
-    "FIRST",
-    "FROM",
-    "LAST",
-    "LO",
-    "MADE",
     "MORE_POOL",
     "MORE_ROWS",
     "NEEDS_PAST",
-    "ROOM",
-    "SEGMENTS",
-    "SMA",
     "STEP",
-    "STOP",
-    "USED",
-    "VERSION",
     "Fed",
     "Made",
-    "N",
     "Plan",
-    "Pool",
     "again",
-    "empty_pool",
     "empty_rows",
-    "larger_pool",
-    "log_address",
-    "placed",
-    "with_series",
     "work_off",
 ]
-
-DAY_US = 86_400_000_000
-_NEVER = int(np.iinfo(np.int64).min)
-_LEAST_ROOM = 32
-_LEAST_POOL = 1 << 16
-
-USED, AT, STOP, MADE, SEGMENTS = range(5)
-"""Places in `Pool.head`: slots in use; the next fed bar; where an instant that needs the past ends; rows and segments made."""
-
-FROM, ROOM, N, LO, FIRST, DAY_END, LAST, CUT, VERSION, STANDS = range(10)
-"""Columns of `Pool.rows`, all but `FROM` counted within the region: its slots and bars, where the current day's seeds and the
-current day begin; when that day ends; the start of the last bar; whether there may be bars before those in memory; a number
-that changes whenever what was computed bar by bar has to begin anew; how many bars the averages have taken in."""
-
-SMA, EMA, EMA_FUSED = 0, 1, 2
-"""Averages that `Plan.average` names; fused: TA-Lib was built to round `(x - e) * k + e` once."""
-_DEVIATION = 0
 
 DONE, STEP, MORE_POOL, MORE_ROWS, NEEDS_PAST = range(5)
 """What a run of `work_off` ends with: everything done; a segment to be computed by others; no room in the pool, or for rows;
@@ -82,21 +58,6 @@ an instant whose bars are in, but whose days have left memory."""
 
 APPENDED = 6
 """Column of `Made.segments`: 1 where its bars were appended, 0 where they are issued again."""
-
-
-class Pool(NamedTuple):
-    """The bars in memory."""
-
-    head: Array
-    rows: Array
-    """[series, `FROM`...]"""
-    sums: Array
-    """[series, average]: the running total of an SMA, the last value of an EMA."""
-    start: Array
-    values: Array
-    """[input, slot]"""
-    returns: Array
-    """Log returns of the closes, NaN at the first bar of a region."""
 
 
 class Plan(NamedTuple):
@@ -139,34 +100,6 @@ class Made(NamedTuple):
     rows = not wanted."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _called(_typing: Any, address: Any, x: Any) -> Any:  # noqa: ARG001 - their types are declared
-    """Return what the C function at `address` gives: as a call that the compiler cannot replace by another logarithm."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        function = ir.FunctionType(ir.DoubleType(), [ir.DoubleType()])
-        return builder.call(builder.inttoptr(args[0], function.as_pointer()), [args[1]])
-
-    return types.float64(types.int64, types.float64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _fused(_typing: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001 - their types are declared
-    """Return a * b + c, rounded once."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.fma(*args)
-
-    return types.float64(types.float64, types.float64, types.float64), generate
-
-
-def log_address() -> int:
-    """Return where the C library's logarithm is."""
-    address = ctypes.cast(ctypes.CDLL(None).log, ctypes.c_void_p).value
-    assert address is not None
-    return address
-
-
 @inner
 def _place(start: Array, low: int, high: int, wanted: int) -> int:
     """Return the first slot in [low, high) whose start is not below `wanted`."""
@@ -180,61 +113,9 @@ def _place(start: Array, low: int, high: int, wanted: int) -> int:
 
 
 @inner
-def _average(
-    kind: int, period: int, values: Array, of: int, lo: int, begin: int, end: int, state: float
-) -> tuple[float, float]:
-    """Take in the bars [begin, end) of a series whose first is `lo`; return (value at the last, state after it)."""
-    value = np.nan
-    factor = 2.0 / (period + 1)
-    for slot in range(begin, end):
-        x = values[of, slot]
-        count = slot - lo + 1
-        value = np.nan
-        if kind == SMA:
-            state += x
-            if count >= period:
-                value = state / period
-                state -= values[of, slot - period + 1]
-        elif count <= period:
-            state += x
-            if count == period:
-                state /= period
-                value = state
-        else:
-            state = _fused(x - state, factor, state) if kind == EMA_FUSED else (x - state) * factor + state
-            value = state
-    return value, state
-
-
-@inner
-def _deviation(kind: int, period: int, values: Array, close: int, returns: Array, slot: int, before: int) -> float:
-    """Return the two-pass deviation of the window that ends at `slot`, with `before` bars of its series before it."""
-    if before < (period - 1 if kind == _DEVIATION else period):
-        return np.nan
-    first = slot - period + 1
-    total = 0.0
-    squares = 0.0
-    if kind == _DEVIATION:
-        for k in range(first, slot + 1):
-            total += values[close, k]
-        mean = total / period
-        for k in range(first, slot + 1):
-            difference = values[close, k] - mean
-            squares += difference * difference
-        return math.sqrt(squares / period)
-    for k in range(first, slot + 1):
-        total += returns[k]
-    mean = total / period
-    for k in range(first, slot + 1):
-        difference = returns[k] - mean
-        squares += difference * difference
-    return math.sqrt(squares / (period - 1))
-
-
-@inner
 def _write_windows(plan: Plan, values: Array, returns: Array, out: Made, row: int, slot: int, lo: int) -> None:
     for w in range(plan.window.shape[0]):
-        out.windows[w, row] = _deviation(plan.window[w, 0], plan.window[w, 1], values, plan.close, returns, slot, slot - lo)
+        out.windows[w, row] = deviation(plan.window[w, 0], plan.window[w, 1], values, plan.close, returns, slot, slot - lo)
 
 
 @inner
@@ -244,9 +125,9 @@ def _issue_again(
     """Write the rows of the bars [first, end), whose day's series begins at `lo`, from scratch."""
     for c in range(plan.average.shape[0]):
         kind, period, of = plan.average[c, 0], plan.average[c, 1], plan.average[c, 2]
-        _, state = _average(kind, period, values, of, lo, lo, first, 0.0)
+        _, state = average(kind, period, values, of, lo, lo, first, 0.0)
         for slot in range(first, end):
-            value, state = _average(kind, period, values, of, lo, slot, slot + 1, state)
+            value, state = average(kind, period, values, of, lo, slot, slot + 1, state)
             out.averages[c, row + slot - first] = value
     for slot in range(first, end):
         out.cause[row + slot - first] = cause
@@ -259,7 +140,7 @@ def _put_return(pool: Pool, plan: Plan, begin: int, slot: int) -> None:
     if plan.close >= 0:
         closes = pool.values
         pool.returns[slot] = (
-            _called(plan.log, closes[plan.close, slot] / closes[plan.close, slot - 1]) if slot > begin else np.nan
+            called(plan.log, closes[plan.close, slot] / closes[plan.close, slot - 1]) if slot > begin else np.nan
         )
 
 
@@ -268,7 +149,7 @@ def _move(pool: Pool, s: int, count: int) -> bool:
     """Give a series a larger region at the pool's end; False: there is no room."""
     row = pool.rows[s]
     lo, n = row[LO], row[N]
-    room = max(_LEAST_ROOM, (n - lo + count) * 3 // 2)
+    room = max(LEAST_ROOM, (n - lo + count) * 3 // 2)
     begin = pool.head[USED]
     if begin + room > pool.start.shape[0]:
         return False
@@ -319,7 +200,7 @@ def _append(pool: Pool, plan: Plan, fed: Fed, out: Made, s: int, j: int) -> None
     for c in range(plan.average.shape[0]):
         begin = slot if stands == slot - lo else lo
         state = pool.sums[s, c] if begin == slot and slot > lo else 0.0
-        out.averages[c, made], pool.sums[s, c] = _average(
+        out.averages[c, made], pool.sums[s, c] = average(
             plan.average[c, 0], plan.average[c, 1], pool.values, plan.average[c, 2], lo, begin, slot + 1, state
         )
     row[STANDS] = slot - lo + 1
@@ -394,7 +275,7 @@ def _issue_touched(pool: Pool, plan: Plan, fed: Fed, out: Made, s: int, i: int, 
     """Issue again what the bars [i, stop) touch: their days from them on, and days whose seeds hold one of them."""
     begin, end = pool.rows[s, FROM], pool.rows[s, FROM] + pool.rows[s, N]
     t = i
-    latest = _NEVER
+    latest = NEVER
     at = _place(pool.start, begin, end, fed.touched[i] - fed.touched[i] % DAY_US)
     while at < end:
         midnight = pool.start[at] - pool.start[at] % DAY_US
@@ -402,7 +283,7 @@ def _issue_touched(pool: Pool, plan: Plan, fed: Fed, out: Made, s: int, i: int, 
             latest = fed.touched[t]
             t += 1
         lo = max(begin, at - plan.seeds)
-        if latest != _NEVER and pool.start[lo] <= latest:
+        if latest != NEVER and pool.start[lo] <= latest:
             first = at
         elif t < stop and fed.touched[t] < midnight + DAY_US:
             first = _place(pool.start, at, end, fed.touched[t])
@@ -419,6 +300,7 @@ def _issue_touched(pool: Pool, plan: Plan, fed: Fed, out: Made, s: int, i: int, 
         at = after
 
 
+@inner
 def _work_off(pool: Pool, plan: Plan, fed: Fed, out: Made) -> int:
     """Work off fed bars from `head[AT]` on, instant by instant; return `DONE`, or what has to be done before going on."""
     head, rows = pool.head, pool.rows
@@ -465,28 +347,29 @@ def _work_off(pool: Pool, plan: Plan, fed: Fed, out: Made) -> int:
     return DONE
 
 
-def _again(
-    start: Array, values: Array, returns: Array, plan: Plan, out: Made, row: int, lo: int, first: int, end: int, cause: int
-) -> None:
-    """Write the rows of a day from the bar `first` on, over arrays that are not in the pool."""
-    _issue_again(start, values, returns, plan, out, row, lo, first, end, cause)
+def _entry(sources: int) -> Callable[[Pool, Plan, Fed, Made], int]:
+    """Return the loop as Python enters it; see `step`."""
+
+    def run(pool: Pool, plan: Plan, fed: Fed, out: Made) -> int:
+        return _work_off(pool, plan, fed, out) if sources >= 0 else DONE
+
+    return run
 
 
-_entry = njit(nogil=True, cache=True, _nrt=False, no_cfunc_wrapper=True)
-work_off = _entry(_work_off)
-again = _entry(_again)
+def _entry_again(sources: int) -> Callable[..., None]:
+    """Return what writes the rows of a day from the bar `first` on, over arrays that are not in the pool."""
+
+    def run(
+        start: Array, values: Array, returns: Array, plan: Plan, out: Made, row: int, lo: int, first: int, end: int, cause: int
+    ) -> None:
+        if sources >= 0:
+            _issue_again(start, values, returns, plan, out, row, lo, first, end, cause)
+
+    return run
 
 
-def empty_pool(inputs: int, averages: int) -> Pool:
-    """Return a pool without series."""
-    return Pool(
-        head=np.zeros(5, np.int64),
-        rows=np.zeros((0, 10), np.int64),
-        sums=np.zeros((0, averages)),
-        start=np.empty(0, np.int64),
-        values=np.empty((inputs, 0)),
-        returns=np.empty(0),
-    )
+work_off = cached(_entry(SOURCES))
+again = cached(_entry_again(SOURCES))
 
 
 def empty_rows(rows: int, averages: int, windows: int, segments: int) -> Made:
@@ -498,56 +381,3 @@ def empty_rows(rows: int, averages: int, windows: int, segments: int) -> Made:
         windows=np.empty((windows, rows)),
         segments=np.empty((segments, 8), np.int64),
     )
-
-
-def with_series(pool: Pool, count: int) -> Pool:
-    """Return the pool with room for this many series; new ones have no bar."""
-    had = len(pool.rows)
-    if had >= count:
-        return pool
-    rows = np.zeros((max(count, 2 * had), 10), np.int64)
-    rows[:had] = pool.rows
-    rows[had:, DAY_END] = rows[had:, LAST] = _NEVER
-    sums = np.zeros((len(rows), pool.sums.shape[1]))
-    sums[:had] = pool.sums
-    return pool._replace(rows=rows, sums=sums)
-
-
-def larger_pool(pool: Pool, count: int) -> Pool:
-    """Return the pool with room for regions of `count` bars more; regions move together where much lies between them."""
-    rooms, used = pool.rows[:, ROOM], int(pool.head[USED])
-    room = int(rooms.sum())
-    size = max(used if used <= 2 * room else room, 1) * 3 // 2 + 2 * count + 2 * _LEAST_ROOM + _LEAST_POOL
-    fresh = pool._replace(start=np.empty(size, np.int64), values=np.empty((len(pool.values), size)), returns=np.empty(size))
-    if used <= 2 * room:
-        fresh.start[:used] = pool.start[:used]
-        fresh.values[:, :used] = pool.values[:, :used]
-        fresh.returns[:used] = pool.returns[:used]
-        return fresh
-    begin = np.cumsum(rooms) - rooms
-    for old, new, n in zip(pool.rows[:, FROM].tolist(), begin.tolist(), pool.rows[:, N].tolist(), strict=True):
-        fresh.start[new : new + n] = pool.start[old : old + n]
-        fresh.values[:, new : new + n] = pool.values[:, old : old + n]
-        fresh.returns[new : new + n] = pool.returns[old : old + n]
-    pool.rows[:, FROM] = begin
-    pool.head[USED] = room
-    return fresh
-
-
-def placed(pool: Pool, series: int, start: Array, values: Array, returns: Array, *, seeds: int, is_cut: bool) -> Pool:
-    """Return the pool with the bars of a series that were read back."""
-    count = len(start)
-    room = max(_LEAST_ROOM, count * 3 // 2)
-    if pool.head[USED] + room > len(pool.start):
-        pool = larger_pool(pool, room)
-    begin = int(pool.head[USED])
-    pool.head[USED] += room
-    pool.start[begin : begin + count] = start
-    pool.values[:, begin : begin + count] = values
-    pool.returns[begin : begin + count] = returns
-    last = int(start[-1])
-    day_end = last - last % DAY_US + DAY_US
-    first = int(np.searchsorted(start, day_end - DAY_US))
-    version = pool.rows[series, VERSION] + 1
-    pool.rows[series] = (begin, room, count, max(0, first - seeds), first, day_end, last, is_cut, version, -1)
-    return pool

@@ -1,20 +1,18 @@
 """The kernel's state: flat numpy arrays, how they are laid out, grown, stored and read back.
 
-The compiled loops of `continuity`, `bars` and `anomaly` read and write these arrays; only `step` makes and grows them, between
-two runs of a loop. What an array must hold at most during a run is known before it (see `Kernel.feed`), or the loop comes back
-and asks for more.
+The compiled loops of `continuity`, `unique_ids`, `bars` and `anomaly` read and write these arrays; only `kernel` makes and
+grows them, between two runs of a loop. What an array must hold at most during a run is known before it (see `Kernel.feed`), or
+the loop comes back and asks for more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from llvmlite import ir
-from numba import config, njit, types
-from numba.extending import intrinsic
+
+from tickhouse.kernel.compiling import Array
 
 __all__ = [
     "AT_BEAT",
@@ -43,74 +41,16 @@ __all__ = [
     "SLOT",
     "SLOTS",
     "SOURCE",
-    "Array",
-    "Record",
     "Settings",
     "State",
     "Stored",
-    "compiled",
     "empty_state",
-    "fetch",
     "grown",
-    "inner",
-    "mixed",
     "packed",
     "power_of_two",
     "unpacked",
     "with_instruments",
 ]
-
-Array = Any
-"""A numpy array, as the compiled loops take it."""
-Record = Any
-"""One row of a structured array; writing to it writes to the array."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(function: _Function) -> _Function:
-    """Compile a loop: no fast-math, so that it gives the same bits as the uncompiled function.
-
-    Nothing is allocated in a loop, so the counting of references is left out: it would cost five times the work itself.
-    """
-    return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
-
-
-def inner(function: _Function) -> _Function:
-    """Compile what only other loops call: without the entry from Python, half of the time to compile is saved."""
-    return njit(nogil=True, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)(function)  # type: ignore[no-any-return]
-
-
-def _fetch(_typing: Any, address: Any) -> Any:  # noqa: ARG001 - its type is declared
-
-    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        prefetch = builder.module.declare_intrinsic(
-            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte] + [flag] * 3)
-        )
-        is_write, locality, is_data = ir.Constant(flag, 1), ir.Constant(flag, 3), ir.Constant(flag, 1)
-        builder.call(prefetch, [builder.inttoptr(args[0], byte), is_write, locality, is_data])
-        return context.get_dummy_value()
-
-    return types.none(types.int64), generate
-
-
-def _not_fetched(_address: int) -> None:
-    """Do what `fetch` does to the result, uncompiled: nothing."""
-
-
-fetch: Callable[[int], None] = _not_fetched if config.DISABLE_JIT else intrinsic(_fetch)
-"""Ask for the cache line at an address that will be needed soon: with many instruments, waiting for memory is what costs."""
-
-
-@compiled
-def mixed(a: int, b: int, c: int, d: int) -> int:
-    """Return a hash of four int64; products wrap around."""
-    bits = a * 0x369DEA0F31A53F85 + b * 0x1B873593CC9E2D51 + c * 0x1F123BB5159A55E5 + d * 0x2545F4914F6CDD1D
-    bits ^= (bits >> 32) & 0xFFFFFFFF
-    bits *= 0x1F123BB5159A55E5
-    return bits ^ ((bits >> 29) & 0x7FFFFFFFF)
-
 
 NEVER = int(np.iinfo(np.int64).max)
 """In a due instant: nothing is due."""

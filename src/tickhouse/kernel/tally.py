@@ -7,10 +7,10 @@ is stored in a table depends on them.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE, StepOutputs
-from tickhouse.kernel.state import Array, grown
+from tickhouse.kernel.compiling import Array, cached
+from tickhouse.kernel.state import grown
 from tickhouse.model import I32, NO_TIME, Feeds, Trades
 
 __all__ = ["Tally"]
@@ -23,7 +23,7 @@ _ROW = np.dtype(
 )
 
 
-@njit(nogil=True, cache=True, _nrt=False, no_cfunc_wrapper=True)  # type: ignore[untyped-decorator]
+@cached
 def _count(
     rows: Array, instrument: Array, feed: Array, verdict: Array, late: Array, backfilled: Array, ts: Array, received_at: Array,
     price: Array,

@@ -3,7 +3,7 @@
 `live` is `ingest` in a process of its own and `work` in this one. A new long command is a module here and a function in `cli`.
 """
 
-from tickhouse.house import house_rules
+from tickhouse.house.journals import house_rules
 from tickhouse.runs.ingest import IngestRun
 from tickhouse.runs.live import LiveRun
 from tickhouse.runs.replay import ReplayRun, file_options

@@ -15,6 +15,7 @@ import structlog
 from tickhouse.clock import SystemClock
 from tickhouse.errors import TickhouseError
 from tickhouse.house import House
+from tickhouse.house.journals import live_kind, open_appender, open_live
 from tickhouse.ingest import Ingest
 from tickhouse.journal.frames import FrameRecorder
 from tickhouse.journal.sqlite import SqliteJournal
@@ -66,11 +67,11 @@ class IngestRun:
 
     def __enter__(self) -> Self:
         with self._stack as stack:
-            stack.enter_context(self._house.appending(self._house.live_kind(self._settings)))
+            stack.enter_context(self._house.appending(live_kind(self._house, self._settings)))
             share_metrics(self._house.path)
-            journal = self._house.live(self._settings, self._give_up)
+            journal = open_live(self._house, self._settings, self._give_up)
             stack.callback(journal.close)
-            appender = self._house.appender(journal)
+            appender = open_appender(self._house, journal)
             stack.callback(appender.close)
             recorder = stack.enter_context(FrameRecorder(self._record)) if self._record else None
             self._ingest = Ingest(self._sources, appender, SystemClock(), last_clock=journal.last_clock(), recorder=recorder)

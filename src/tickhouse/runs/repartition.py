@@ -9,6 +9,7 @@ from typing import Any
 
 from tickhouse.errors import ConfigError
 from tickhouse.house import House
+from tickhouse.house.journals import open_appender
 from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.journal.kafka.merged import MergedTopic
 from tickhouse.journal.kafka.topic import KafkaTopic
@@ -49,5 +50,5 @@ def repartition(
         stack.callback(old.close)
         journal = KafkaJournal.create_or_open(house.journal_path, settings.kafka, old.rules(), stop)
         stack.callback(journal.close)
-        transfer(MergedTopic(old), house.appender(journal), stop, progress)
+        transfer(MergedTopic(old), open_appender(house, journal), stop, progress)
         return {"journal": journal.check(), "partitions": {origin: old.partitions, settings.kafka.topic: journal.partitions}}

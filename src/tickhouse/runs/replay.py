@@ -11,10 +11,11 @@ from typing import Any
 
 from tickhouse.engines.embedded import EmbeddedEngine
 from tickhouse.errors import ConfigError
-from tickhouse.house import House, house_rules
+from tickhouse.house import House
+from tickhouse.house.journals import house_rules, open_appender, open_live, open_recording, open_sqlite
+from tickhouse.house.work import load_code, open_work
 from tickhouse.journal.base import Journal
-from tickhouse.journal.pace import PacedJournal
-from tickhouse.journal.recording import Recording
+from tickhouse.journal.recording import PacedJournal, Recording
 from tickhouse.journal.transfer import transfer
 from tickhouse.lines import FileOptions
 from tickhouse.model import Batch, Position
@@ -120,13 +121,13 @@ class ReplayRun:
             if self._to:
                 stack.enter_context(self._house.appending("sqlite"))
             rules = house_rules(self._house, self._settings)
-            loading = threading.Thread(target=self._house.load_code, args=(rules,), daemon=True)
+            loading = threading.Thread(target=load_code, args=(self._house, rules), daemon=True)
             loading.start()
             stack.callback(loading.join)
             recording = self._opened(rules, stack)
             loading.join()
             if self._to:
-                journal = self._house.sqlite(rules, self._settings)
+                journal = open_sqlite(self._house, rules, self._settings)
                 stack.callback(journal.close)
                 transfer(recording, journal.appender(), stop, progress)
                 positions = self._engine(journal, rules, stop, None, until_drained=True)
@@ -140,15 +141,15 @@ class ReplayRun:
         settings = self._settings.model_copy(update={"journal": self._settings.journal.model_copy(update={"kind": "kafka"})})
         with ExitStack() as stack:
             stack.enter_context(self._house.appending("kafka"))
-            journal = self._house.live(settings, stop)
+            journal = open_live(self._house, settings, stop)
             stack.callback(journal.close)
             recording = self._opened(journal.rules(), stack)
-            line = transfer(recording, self._house.appender(journal), stop, progress)
+            line = transfer(recording, open_appender(self._house, journal), stop, progress)
             return {"journal": journal.check(), "lines": line}
 
     def _opened(self, rules: Rules, stack: ExitStack) -> Recording:
         """Return the recording with the files in it."""
-        recording = self._house.recording(rules, beside=bool(self._to))
+        recording = open_recording(self._house, rules, beside=bool(self._to))
         stack.callback(recording.close)
         for file in recording.add_files(self._files, self._options):
             self._say(f"{file}: already in this house, not added again")
@@ -169,7 +170,7 @@ class ReplayRun:
                 shown = time.monotonic()
                 _show(progress, work.engine)
 
-        work = self._house.work(journal, rules, self._settings, watch)
+        work = open_work(self._house, journal, rules, self._settings, watch)
         self.counts = work.pipelines[0].counts
         before = self.counts.received
         threading.Thread(target=_stop_when, args=(stop, work.engine), daemon=True).start()

@@ -20,6 +20,7 @@ from tickhouse.engines.ranges import RangeResult
 from tickhouse.engines.spark import SparkEngine
 from tickhouse.errors import ConfigError, SchemaMismatchError
 from tickhouse.house import House
+from tickhouse.house.journals import open_live
 from tickhouse.journal.kafka.client import TopicIdentity
 from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.live import Board
@@ -95,11 +96,11 @@ class SparkRun:
     def __enter__(self) -> Self:
         with self._stack as stack:
             stack.enter_context(self._house.writing("kafka"))
-            journal = self._house.live(self._settings, self._give_up)
+            journal = open_live(self._house, self._settings, self._give_up)
             stack.callback(journal.close)
             assert isinstance(journal, KafkaJournal)
             self._journal = journal
-            self._lake = lake = self._house.lake(durable=self._settings.journal.sync == "full")
+            self._lake = lake = Lake(self._house.lake_path, durable=self._settings.journal.sync == "full")
             stack.callback(lake.close)
             folder = self._house.path.absolute() / "spark"
             if self._from_beginning:

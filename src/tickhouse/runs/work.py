@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 import structlog
 
 from tickhouse.clock import Clock, SystemClock
-from tickhouse.house import House, Work
+from tickhouse.house import House
+from tickhouse.house.journals import live_kind, open_live
+from tickhouse.house.work import Work, load_code, open_work
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.live import Board
 from tickhouse.meter import Meter
@@ -107,13 +109,13 @@ class WorkRun:
 
     def __enter__(self) -> Self:
         with self._stack as stack:
-            stack.enter_context(self._house.writing(self._house.live_kind(self._settings)))
+            stack.enter_context(self._house.writing(live_kind(self._house, self._settings)))
             share_metrics(self._house.path)
-            loading = threading.Thread(target=self._house.load_code, args=(Rules(),), name="tickhouse-loading", daemon=True)
+            loading = threading.Thread(target=load_code, args=(self._house, Rules()), name="tickhouse-loading", daemon=True)
             loading.start()
-            self._journal = journal = self._house.live(self._settings, self._give_up)
+            self._journal = journal = open_live(self._house, self._settings, self._give_up)
             stack.callback(journal.close)
-            self._work = work = self._house.work(journal, journal.rules(), self._settings, self._see, pace_s=_PACE_S)
+            self._work = work = open_work(self._house, journal, journal.rules(), self._settings, self._see, pace_s=_PACE_S)
             stack.callback(work.close)
             loading.join()
             self.board.begin([pipeline.tally for pipeline in work.pipelines])

@@ -1,1 +1,1 @@
-"""How a house is read: queries, the live hub, the API and the dashboard."""
+"""How a house is read: questions to its tables, and the hub that hands on what is made now. The API stands on both."""

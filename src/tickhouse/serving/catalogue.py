@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tickhouse.indicator_specs import catalogue as functions
-from tickhouse.indicator_specs import parse_spec
+from tickhouse.indicators.specs import catalogue as functions
+from tickhouse.indicators.specs import parse_spec
 from tickhouse.rules import Rules
-from tickhouse.serving.queries import wide_name
+from tickhouse.serving.rows import wide_name
 
 __all__ = ["catalogue"]
 

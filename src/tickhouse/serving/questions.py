@@ -25,6 +25,7 @@ import msgspec
 import polars as pl
 
 from tickhouse.errors import ConfigError, TickhouseError, TransientError
+from tickhouse.processes import cores
 from tickhouse.serving.queries import Queries
 
 __all__ = ["Questions", "work"]
@@ -55,11 +56,13 @@ class Questions:
 
     Args:
         lake: The lake's folder.
-        at_once: How many questions are answered at a time.
+        at_once: How many questions are answered at a time; None = two, or one where that leaves no core to the house.
     """
 
-    def __init__(self, lake: Path, at_once: int = 2) -> None:
+    def __init__(self, lake: Path, at_once: int | None = None) -> None:
         self._lake = lake
+        if at_once is None:
+            at_once = min(2, max(1, cores() - 1))
         self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()  # the last one used is warm
         for _ in range(at_once):
             self._free.put(None)

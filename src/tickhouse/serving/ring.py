@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 from tickhouse.errors import ConfigError
 from tickhouse.history import caused
 from tickhouse.model import Offsets
-from tickhouse.serving.queries import wide_name
-from tickhouse.serving.rows import Record, joined, records, row_objects, shown_columns
+from tickhouse.serving.rows import Record, joined, records, row_objects, shown_columns, wide_name
 
 __all__ = ["CHANNELS", "Piece", "Ring", "Series", "Wanted", "furthest", "has_reached", "wide_records", "with_indicators"]
 

@@ -6,6 +6,7 @@ Keys are the columns of `tables.TABLES`; times are UTC microseconds as integers;
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import repeat, starmap
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from tickhouse.tables import CAUSE, TABLES
 
-__all__ = ["Record", "encode", "joined", "records", "row_objects", "shown_columns", "with_plain_times"]
+__all__ = ["Record", "encode", "joined", "records", "row_objects", "shown_columns", "wide_name", "with_plain_times"]
 
 Record = dict[str, Any]
 """One row."""
@@ -32,6 +33,12 @@ def shown_columns(name: str) -> list[str]:
     """Return the columns of a table that are shown: its cause only where that is what makes a row unique."""
     table = TABLES[name]
     return table.schema.names if CAUSE[1] in table.key else table.values
+
+
+def wide_name(indicator: str, output: str) -> str:
+    """Return the column of an indicator's output in wide form, e.g. `bbands_20_2_upper`."""
+    text = indicator if output == "value" else f"{indicator}_{output}"
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def records(table: pa.Table, columns: Sequence[str] | None = None) -> list[Record]:

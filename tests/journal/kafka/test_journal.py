@@ -15,12 +15,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewPartitions
 from structlog.testing import capture_logs
 
-from tests.kafka_topics import T0, drained, feed, fresh, plain_messages, produce, trade
+from tests.journals import drained
+from tests.kafka_topics import T0, feed, fresh, plain_messages, produce, trade
 from tests.services.kafka import Broker
 from tests.services.registry import Registry
 from tickhouse.columns import TradesBuilder
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, NotConnectedError, SchemaMismatchError
 from tickhouse.house import House
+from tickhouse.house.work import open_work
 from tickhouse.journal.kafka import topic as topics
 from tickhouse.journal.kafka.client import TOLD, Patience, TopicIdentity
 from tickhouse.journal.kafka.journal import KafkaJournal
@@ -285,7 +287,7 @@ def test_a_house_without_a_snapshot_stops_where_the_topic_lost_what_it_had_read(
     settings = Settings(journal=JournalSettings(kind="kafka"), kafka=fresh(broker, partitions=1))
     house = House(tmp_path)
     with house.writing("kafka"), closing(filled(house.journal_path, settings.kafka)) as journal:
-        work = house.work(journal, journal.rules(), settings)
+        work = open_work(house, journal, journal.rules(), settings)
         work.engine.run(work.starts, until_drained=True)
         journal._connection.execute("DELETE FROM checkpoints")  # as a kill before the first one leaves it
         work.close()
@@ -295,7 +297,7 @@ def test_a_house_without_a_snapshot_stops_where_the_topic_lost_what_it_had_read(
         with pytest.raises(
             LogCorruptError, match=r"the state of partition 0 is to be made anew, but .* deleted 10 .*, 0 to 9: "
         ):
-            house.work(journal, journal.rules(), settings)
+            open_work(house, journal, journal.rules(), settings)
 
 
 def test_a_topic_just_made_is_waited_for_until_every_broker_knows_it(broker: Broker, monkeypatch: pytest.MonkeyPatch):

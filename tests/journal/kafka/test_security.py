@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.kafka_topics import T0, drained, fresh, trade
+from tests.journals import drained
+from tests.kafka_topics import T0, fresh, trade
 from tests.services.kafka import SecureBroker
 from tickhouse.errors import ConfigError
 from tickhouse.journal.kafka.journal import KafkaJournal

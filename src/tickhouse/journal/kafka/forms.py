@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tickhouse.columns import TEXT_SCHEMA
+from tickhouse.columns import NUMBERS_SCHEMA, TEXT_SCHEMA, arrow_numbers, numpy_column
 from tickhouse.errors import DataError, MalformedError
 from tickhouse.journal.kafka.messages import Message, Numbers
 from tickhouse.model import MAX_MESSAGE_ROWS, NO_TIME, Feed, Feeds, Side, Trades
@@ -27,12 +27,8 @@ ARROW_ROWS = 4_096
 """Rows of one Arrow message at most: well below the megabyte that brokers take by default."""
 
 _SIDES: tuple[Side | None, ...] = (None, "buy", "sell")
-_NUMBERS = (
-    *(("feed", pa.int32()), ("ts", pa.int64()), ("received_at", pa.int64()), ("price", pa.float64()), ("size", pa.float64())),
-    *(("trade_id", pa.int64()), ("trade_id_hi", pa.int64())),
-    *(("side", pa.int8()), ("kind", pa.int8()), ("backfilled", pa.int8())),
-)
-_DTYPES = {name: np.dtype(kind.to_pandas_dtype()) for name, kind in _NUMBERS}
+_NUMBERS = [(field.name, field.type) for field in NUMBERS_SCHEMA]
+_FIELDS = list(NUMBERS_SCHEMA)
 
 
 class Form(Protocol):
@@ -88,12 +84,10 @@ class ArrowForm(JsonForm):
         """Return the message of a batch."""
         used, codes = np.unique(trades.feed, return_inverse=True)
         named = [feeds.feeds[code] for code in used.tolist()]
-        columns = [_arrow("feed", codes.astype(np.int32))]
-        columns += [_arrow(name, getattr(trades, name)) for name, _ in _NUMBERS[1:]]
-        fields = [pa.field(name, kind, nullable=False) for name, kind in _NUMBERS]
+        columns, fields = arrow_numbers(trades, codes.astype(np.int32)), _FIELDS
         if trades.text is not None:
             columns += trades.text.columns
-            fields += list(TEXT_SCHEMA)
+            fields = [*fields, *TEXT_SCHEMA]
         schema = pa.schema(fields, metadata={b"feeds": msgspec.json.encode(named)})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, schema) as stream:
@@ -174,15 +168,8 @@ def _head(feed: Feed) -> bytes:
     return msgspec.json.encode({"type": "trade", **fields})[:-1] + b","
 
 
-def _arrow(name: str, column: npt.NDArray[Any]) -> pa.Array:
-    # `pa.array` would import pandas at its first call where that is installed, and hold up the first flush for a second.
-    return pa.Array.from_buffers(dict(_NUMBERS)[name], len(column), [None, pa.py_buffer(np.ascontiguousarray(column))])
-
-
 def _column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> npt.NDArray[Any]:
     at = batch.schema.get_field_index(name)
     if at < 0 or batch.schema.field(at).type != kind or batch.column(at).null_count:
         raise DataError("schema", f"column {name!r} must be {kind} without nulls")
-    column, dtype = batch.column(at), _DTYPES[name]
-    # `to_numpy` would import pandas. A copy, because Arrow's memory is read-only: compiled loops would be compiled twice.
-    return np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * dtype.itemsize).copy()
+    return numpy_column(name, batch.column(at))

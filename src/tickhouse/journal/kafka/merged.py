@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 
 from tickhouse.columns import concat_trades, take_trades
+from tickhouse.journal.base import Progress
 from tickhouse.journal.kafka.reader import KafkaReader
 from tickhouse.journal.kafka.topic import KafkaTopic
-from tickhouse.journal.recording_reader import Progress
 from tickhouse.model import HEARTBEAT_US, NO_TIME, Batch, Beats, Event, Feeds, Rejected, Trades
 
 __all__ = ["MergedReader", "MergedTopic"]

@@ -19,11 +19,11 @@ from tickhouse.journal.kafka.messages import FeedReader
 from tickhouse.journal.kafka.received import Received
 from tickhouse.journal.kafka.scan_trades import avro_trade, json_trade
 from tickhouse.model import F64, I8, I32, I64, Feed
-from tickhouse.scanning import byte, text_code
+from tickhouse.scanning import Texts, byte, text_code
 
 __all__ = ["MessageScanner", "Scanned"]
 
-_SLOTS, _MAX_HEADS, _ARENA_BYTES = 1 << 17, 1 << 16, 1 << 24
+_MAX_HEADS, _HEAD_BYTES = 1 << 16, 1 << 24
 
 
 class Scanned(NamedTuple):
@@ -50,10 +50,7 @@ class MessageScanner:
     """Scans the messages of one partition."""
 
     def __init__(self) -> None:
-        self._slots = np.full(_SLOTS, -1, np.int32)
-        self._arena = np.empty(_ARENA_BYTES, np.uint8)
-        self._bounds = np.zeros(_MAX_HEADS + 1, np.int64)
-        self._texts = np.zeros(1, np.int64)
+        self._heads = Texts(_MAX_HEADS, _HEAD_BYTES)
         self._is_known = np.empty(0, np.bool_)
         self._has_ids = np.empty(0, np.bool_)
         self.feeds: list[Feed | None] = []
@@ -74,7 +71,7 @@ class MessageScanner:
         odd = np.empty(count, np.int64)
         good, unusual = _scan(
             messages.buffer.ctypes.data, np.ascontiguousarray(messages.begins), np.ascontiguousarray(messages.ends), schema,
-            self._slots, self._arena, self._bounds, self._texts, *out, odd,
+            *self._heads.arrays, *out, odd,
         )  # fmt: skip
         self._learn()
         read = out.cut(slice(0, good))
@@ -87,9 +84,7 @@ class MessageScanner:
         return read, rest
 
     def _learn(self) -> None:
-        for number in range(len(self.feeds), int(self._texts[0])):
-            head = self._arena[self._bounds[number] : self._bounds[number + 1]].tobytes()
-            self.feeds.append(_feed_of(head))
+        self.feeds += [_feed_of(self._heads[number]) for number in range(len(self.feeds), len(self._heads))]
         if len(self._is_known) < len(self.feeds):
             self._is_known = np.array([feed is not None for feed in self.feeds], np.bool_)
             self._has_ids = np.array([feed is not None and feed.identity != "none" for feed in self.feeds], np.bool_)

@@ -18,7 +18,7 @@ from numba import njit
 from tickhouse.errors import DataError
 from tickhouse.lines import FileOptions
 from tickhouse.model import I64, NO_TIME, Trades
-from tickhouse.scanning import HASH_PRIME, byte, decimal, digits, text_code
+from tickhouse.scanning import HASH_PRIME, Texts, byte, decimal, digits, text_code
 from tickhouse.sources.files.columns import Columns
 from tickhouse.sources.files.flat import Line, json_record
 from tickhouse.sources.files.rows import FlatRows
@@ -40,7 +40,7 @@ _KINDS = {
 _SCALES = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
 _SIDE_WORDS = ("b", "buy", "bid", "s", "sell", "ask", "true", "false")
 _LEARN_LINES = 100
-_SLOTS, _MAX_SYMBOLS, _ARENA_BYTES = 1 << 17, 1 << 15, 1 << 20
+_MAX_SYMBOLS, _SYMBOL_BYTES = 1 << 15, 1 << 20
 
 _TEXT = rb'"(?:[^"\\\x00-\x1f]|\\.)*"'
 _PAIR = re.compile(rb"(\s*(" + _TEXT + rb")\s*:\s*)(" + _TEXT + rb"|-?[0-9][0-9.eE+-]*|true|false|null)(\s*)")
@@ -79,11 +79,7 @@ class LineScanner:
         self._words = np.array([_packed(word) for word in _SIDE_WORDS], np.int64)
         sides = [read_side(word, is_maker=is_maker) for word in _SIDE_WORDS]
         self._sides = np.array([0 if side is None else 1 if side == "buy" else 2 for side in sides], np.int8)
-        self._slots = np.full(_SLOTS, -1, np.int32)
-        self._arena = np.empty(_ARENA_BYTES, np.uint8)
-        self._bounds = np.zeros(_MAX_SYMBOLS + 1, np.int64)
-        self._symbols = np.zeros(1, np.int64)
-        """How many symbols are interned."""
+        self._symbols = Texts(_MAX_SYMBOLS, _SYMBOL_BYTES)
         self._codes = np.empty(0, np.int32)
         """Feed code of each, -1 where it names none."""
         self._odd: I64 = np.empty((0, 3), np.int64)
@@ -119,10 +115,7 @@ class LineScanner:
             self._scales,
             self._words,
             self._sides,
-            self._slots,
-            self._arena,
-            self._bounds,
-            self._symbols,
+            *self._symbols.arrays,
             raw.symbol,
             raw.price,
             raw.size,
@@ -163,14 +156,14 @@ class LineScanner:
         )
 
     def _intern(self) -> None:
-        known, count = len(self._codes), max(int(self._symbols[0]), 1 if self._symbol is not None else 0)
+        known, count = len(self._codes), max(len(self._symbols), 1 if self._symbol is not None else 0)
         if known == count:
             return
         new = np.full(count - known, -1, np.int32)
         for i in range(known, count):
             text = self._symbol
             if text is None:
-                text = self._arena[self._bounds[i] : self._bounds[i + 1]].tobytes().decode("ascii")
+                text = self._symbols[i].decode("ascii")
             try:
                 new[i - known] = self._rows.feed_of(text)[1]
             except DataError:

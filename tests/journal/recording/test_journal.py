@@ -10,8 +10,9 @@ import pytest
 
 from tickhouse.columns import trade_json
 from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
-from tickhouse.journal import recording_reader
 from tickhouse.journal.recording import Recording
+from tickhouse.journal.recording import reader as recording_reader
+from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.lines import FileOptions
 from tickhouse.model import MAX_MESSAGE_ROWS, NO_TIME, Feed, Feeds, Position, Trade
 from tickhouse.rules import Rules
@@ -346,10 +347,6 @@ def test_reading_only_changes_nothing_and_needs_a_house(house, tmp_path):
 
 
 def test_folder_of_a_live_journal_is_refused(house, tmp_path):
-    sqlite = pytest.importorskip("tickhouse.journal.sqlite")
-    live = sqlite.SqliteJournal.create_or_open(tmp_path / "house", Rules()) if hasattr(sqlite, "SqliteJournal") else None
-    if live is None:
-        pytest.skip("no live journal in this checkout")
-    live.close()
+    SqliteJournal.create_or_open(tmp_path / "house", Rules()).close()
     with pytest.raises(ConfigError, match="live journal"):
         house()

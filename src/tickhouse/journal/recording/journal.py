@@ -16,7 +16,7 @@ from threading import Lock
 import msgspec
 
 from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
-from tickhouse.journal.recording_reader import FileEntry, RecordingReader, check_order
+from tickhouse.journal.recording.reader import FileEntry, RecordingReader, check_order
 from tickhouse.journal.sqlite_file import connect_read_only, journal_file, translated
 from tickhouse.lines import FileOptions, LineFile, OpenFile
 from tickhouse.model import NO_TIME, Feeds, Position

@@ -15,37 +15,28 @@ import msgspec
 import numpy as np
 
 from tickhouse.errors import ConfigError, SchemaMismatchError
-from tickhouse.indicator_plan import IndicatorPlan, Library, Series
-from tickhouse.indicator_specs import IndicatorSpec, parse_spec
+from tickhouse.indicators.plan import IndicatorPlan, Library, Series
+from tickhouse.indicators.series import BarColumns, BarHistory, IndicatorRows, SeriesWanted
+from tickhouse.indicators.specs import IndicatorSpec, parse_spec
 from tickhouse.kernel.base import Bars
-from tickhouse.kernel.series import (
+from tickhouse.kernel.series import DONE, MORE_POOL, MORE_ROWS, NEEDS_PAST, STEP, Fed, Made, again, empty_rows, work_off
+from tickhouse.kernel.series_pool import (
     AT,
     CUT,
     DAY_US,
-    DONE,
     FROM,
     LAST,
     MADE,
-    MORE_POOL,
-    MORE_ROWS,
-    NEEDS_PAST,
     SEGMENTS,
-    STEP,
     STOP,
-    Fed,
-    Made,
     N,
-    again,
     empty_pool,
-    empty_rows,
     larger_pool,
     placed,
     with_series,
-    work_off,
 )
 from tickhouse.model import F64, I64, Cause, Feeds
 from tickhouse.rules import Rules, parse_duration
-from tickhouse.series import BarColumns, BarHistory, IndicatorRows, SeriesWanted
 
 __all__ = ["SEEDS", "Indicators"]
 

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tickhouse.indicator_specs import Core, IndicatorSpec, Window, log_returns
+from tickhouse.indicators.series import IndicatorRows
+from tickhouse.indicators.specs import Core, IndicatorSpec, Window, log_returns
+from tickhouse.kernel.averages import EMA, EMA_FUSED, SMA, log_address
 from tickhouse.kernel.base import Bars
-from tickhouse.kernel.series import APPENDED, EMA, EMA_FUSED, SMA, Made, Plan, Pool, again, empty_rows, log_address
+from tickhouse.kernel.series import APPENDED, Made, Plan, again, empty_rows
+from tickhouse.kernel.series_pool import Pool
 from tickhouse.model import F64, I64
-from tickhouse.series import IndicatorRows
 
 __all__ = ["IndicatorPlan", "Library", "Series"]
 

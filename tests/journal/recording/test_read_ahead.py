@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tickhouse.journal.read_ahead import read_ahead
+from tickhouse.journal.recording.read_ahead import read_ahead
 
 
 def alive():

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tickhouse.journal.pace import at_heartbeats
-from tickhouse.journal.recording import Recording
-from tickhouse.journal.recording_reader import RecordingReader
+from tickhouse.journal.recording.journal import Recording
+from tickhouse.journal.recording.pace import at_heartbeats
+from tickhouse.journal.recording.reader import RecordingReader
 from tickhouse.model import Batch, Feeds, Position
 from tickhouse.rules import Rules
 

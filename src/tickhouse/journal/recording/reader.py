@@ -18,13 +18,14 @@ import numpy as np
 
 from tickhouse.columns import take_trades
 from tickhouse.errors import ConfigError
-from tickhouse.journal.heartbeats import LOOKAHEAD, RecordedClock
-from tickhouse.journal.read_ahead import read_ahead
+from tickhouse.journal.base import Progress
+from tickhouse.journal.recording.heartbeats import LOOKAHEAD, RecordedClock
+from tickhouse.journal.recording.read_ahead import read_ahead
 from tickhouse.lines import FileOptions, LineBlock, LineFile
 from tickhouse.model import I32, I64, NO_TIME, Batch, Beats, Event, Feeds, Trades
 from tickhouse.rules import Rules
 
-__all__ = ["BATCH_ROWS", "FileEntry", "FileList", "Progress", "RecordingReader", "check_order"]
+__all__ = ["BATCH_ROWS", "FileEntry", "FileList", "RecordingReader", "check_order"]
 
 BATCH_ROWS = 1 << 17
 """A batch has at most this many rows, but for a single line with more: the larger, the less a row costs."""
@@ -70,15 +71,6 @@ class FileList(Protocol):
     def refuse_from(self, entry: FileEntry) -> None:
         """Take a file and all after it off the list."""
         ...
-
-
-class Progress(NamedTuple):
-    """How far a reader has come."""
-
-    bytes_read: int
-    bytes_total: int
-    lines: int
-    """Lines given out or passed over, of all files."""
 
 
 def check_order(file: LineFile, path: Path, clock: int) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.journals import drained
 from tickhouse.columns import TradesBuilder, trade_json
 from tickhouse.errors import ConfigError, FatalError, LogCorruptError, SchemaMismatchError
 from tickhouse.journal.sqlite import SqliteJournal
@@ -45,8 +46,7 @@ def journal(tmp_path: Path):
 
 
 def read_all(journal: SqliteJournal, start: int = 0, feeds: Feeds | None = None) -> list[Batch]:
-    with closing(journal.reader(0, start, Feeds() if feeds is None else feeds)) as reader:
-        return list(iter(lambda: reader.read(0.0), None))
+    return drained(journal.reader(0, start, Feeds() if feeds is None else feeds))
 
 
 def one(journal: SqliteJournal, start: int = 1) -> Batch:
@@ -344,7 +344,7 @@ def test_mark_is_stored_with_the_flush(journal):
 
 
 def test_maintain_bounds_the_log_and_changes_no_record(journal, monkeypatch):
-    monkeypatch.setattr("tickhouse.journal.sqlite._WAL_BYTES", 100_000)
+    monkeypatch.setattr("tickhouse.journal.sqlite.journal._WAL_BYTES", 100_000)
     wal = journal.file.with_name("journal.db-wal")
     with closing(journal.appender()) as appender:
         for i in range(100):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.journals import drained
 from tickhouse.clock import ManualClock, SystemClock
 from tickhouse.errors import ConfigError, FatalError, NotConnectedError, TransientError
 from tickhouse.ingest import Ingest, IngestCore
@@ -73,8 +74,7 @@ def appender(journal):
 
 
 def read_all(journal: SqliteJournal, start: int = 1) -> list[Batch]:
-    with closing(journal.reader(0, start, Feeds())) as reader:
-        return list(iter(lambda: reader.read(0.0), None))
+    return drained(journal.reader(0, start, Feeds()))
 
 
 def read(journal: SqliteJournal) -> Batch:

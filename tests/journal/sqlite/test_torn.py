@@ -7,6 +7,7 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
+from tests.journals import drained
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.model import HEARTBEAT_US, Feed, Feeds, Trade
 from tickhouse.rules import Rules
@@ -41,8 +42,7 @@ def test_torn_log_opens_with_a_prefix_of_whole_flushes(tmp_path):
             log.truncate(cut)
         with closing(SqliteJournal.create_or_open(house, Rules())) as journal:
             feeds = Feeds()
-            with closing(journal.reader(0, 0, feeds)) as reader:
-                batches = list(iter(lambda: reader.read(0.0), None))
+            batches = drained(journal.reader(0, 0, feeds))
             found = [int(i) for batch in batches for i in batch.trades.trade_id]
             assert found == list(range(len(found)))
             assert len(found) % PER_FLUSH == 0

@@ -11,8 +11,8 @@ import pytest
 import talib
 
 from tickhouse.errors import ConfigError
-from tickhouse.indicator_specs import catalogue, parse_spec
-from tickhouse.indicators import Indicators
+from tickhouse.indicators.indicators import Indicators
+from tickhouse.indicators.specs import catalogue, parse_spec
 from tickhouse.rules import Rules
 
 GOLDEN = np.array([10.0, 11, 13, 12, 15, 14, 16, 18])

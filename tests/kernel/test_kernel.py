@@ -12,7 +12,7 @@ import pytest
 from tests.kernel.naive import Naive
 from tests.kernel.stream import FEEDS, T0, Fed, batch, beat, columns, naively, numbered, random_records, trade
 from tickhouse.errors import ConfigError, SchemaMismatchError
-from tickhouse.kernel.step import Kernel
+from tickhouse.kernel.kernel import Kernel
 from tickhouse.model import NO_TIME, Feed, Feeds
 from tickhouse.rules import Rules
 
