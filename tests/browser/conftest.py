@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.house import House
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=90_000)
 TOGETHER = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(480)]
 """The marks of every module here."""
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -56,7 +56,8 @@ def opened(browser: Browser) -> Iterator[Page]:
     """A page that fails whoever leaves it if a script failed, or if anything was asked of another host."""
     context = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme="light", reduced_motion="reduce")
     made = context.new_page()
-    made.set_default_timeout(60_000)
+    made.set_default_timeout(90_000)
+    made.set_default_navigation_timeout(90_000)
     failed: list[str] = []
     made.on("pageerror", lambda error: failed.append(str(error)))
     made.on("request", lambda asked: None if _is_here(asked.url) else failed.append(f"asked elsewhere: {asked.url}"))

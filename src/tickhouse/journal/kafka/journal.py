@@ -115,7 +115,8 @@ class KafkaJournal:
         clock = NO_TIME if start == self._begun(partition) else None
         if stored is not None and stored[0].offset == start:
             clock = stored[0].clock
-        return self.topic.reader(partition, start, feeds, clock=clock, makes_beats=self.makes_beats())
+        gathers = not self._read_only  # tables are committed once a second; who follows is live
+        return self.topic.reader(partition, start, feeds, clock=clock, makes_beats=self.makes_beats(), gathers=gathers)
 
     def appender(self, holder: str) -> KafkaAppender:
         """Return the writer of the topic.

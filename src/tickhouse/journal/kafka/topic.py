@@ -154,6 +154,7 @@ class KafkaTopic:
         clock: int | None = None,
         until: int | None = None,
         makes_beats: bool | None = None,
+        gathers: bool = False,
     ) -> KafkaReader:
         """Return a reader from offset `start` on, interning into `feeds`.
 
@@ -164,6 +165,7 @@ class KafkaTopic:
             clock: The last heartbeat before `start`; None = not known: where heartbeats are made it is found by reading.
             until: Read up to this offset and no further: the reader is then exhausted. None = for ever.
             makes_beats: The topic has no heartbeats: make them from the records' times (rule R3). None = find out.
+            gathers: See `KafkaReader`.
 
         Raises:
             LogCorruptError: messages from `start` on are gone, or the topic ends before it.
@@ -175,7 +177,7 @@ class KafkaTopic:
         if clock is None:
             clock = self._made_clock(partition, start) if makes_beats else NO_TIME
         decoder = self._decoder(partition, feeds, clock, makes_beats=makes_beats)
-        return KafkaReader(self, partition, start, decoder, until)
+        return KafkaReader(self, partition, start, decoder, until, gathers=gathers)
 
     def close(self) -> None:
         """Release the connections."""
