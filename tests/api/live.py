@@ -36,8 +36,8 @@ FEEDS = (
 SETTINGS = Settings(engine=Engine(commit_every="50ms", snapshot_every="1s"))
 
 
-def eventually(what: Any, within_s: float = 30.0) -> Any:
-    """Return what a question answers, asked until it is true."""
+def eventually(what: Any, within_s: float = 120.0) -> Any:
+    """Return what a question answers, asked until it is true; a first run compiles the kernel meanwhile."""
     until = time.monotonic() + within_s
     while not (found := what()):
         assert time.monotonic() < until, "did not happen in time"
