@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ import pytest
 import websockets
 
 from tests.api.live import LiveHouse, Served, eventually
-from tests.kafka_topics import fresh, group_offsets
+from tests.faults.processes import configured, process
+from tests.kafka_topics import ends, fresh, group_offsets
 from tests.scripted import T0
 from tests.services.kafka import Broker
+from tests.test_cli import tickhouse
 from tickhouse.model import Feed, Trade
 from tickhouse.settings import Engine, HouseRules, JournalSettings, KafkaSettings, ServeSettings, Settings
 
@@ -212,39 +216,57 @@ def test_a_broker_that_is_away_is_told_and_come_back_to(tmp_path: Path) -> None:
             eventually(lambda: server.app.state.context.follower.state.position >= end, MANY_S)
 
 
-def test_work_serves_what_it_makes_and_takes_the_api_with_it(broker: Broker, tmp_path: Path) -> None:
-    kafka = fresh(broker, partitions=PARTITIONS)
-    config = tmp_path / "t.toml"
-    config.write_text(
-        f'[journal]\nkind = "kafka"\n[kafka]\nservers = "{kafka.servers}"\ntopic = "{kafka.topic}"\npartitions = {PARTITIONS}\n'
-        '[sources]\nenabled = ["synthetic"]\n',
-        "utf-8",
-    )
-    words = [sys.executable, "-m", "tickhouse"]
-    ingest = subprocess.Popen([*words, "ingest", "--house", str(tmp_path / "a"), "--config", str(config)])
-    work = subprocess.Popen(
-        [*words, "work", "--house", str(tmp_path / "b"), "--config", str(config), "--port", "0", "--json"],
+@contextmanager
+def serving(*words: str | Path) -> Iterator[tuple[subprocess.Popen[str], Callable[[], Any]]]:
+    """Run a command that serves; give it and a function that asks for its health."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tickhouse", *map(str, words), "--port", "0", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        assert work.stderr is not None
-        url = next(line for line in work.stderr if "API on" in line).split()[2]
+        assert child.stderr is not None
+        url = next(line for line in child.stderr if "API on" in line).split()[2]
 
-        def health() -> dict[str, Any]:
+        def health() -> Any:
             with urllib.request.urlopen(f"{url}/v1/health", timeout=MANY_S) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
+                return json.load(answer)
 
-        told = eventually(lambda: (found := health())["accepted"] >= 100 and found, MANY_S)
-        assert told["status"] == "ok", told
+        yield child, health
+        with pytest.raises(OSError, match="refused"):
+            health()
     finally:
+        child.kill()
+        child.communicate()
+
+
+def test_work_serves_what_it_makes_and_takes_the_api_with_it(broker: Broker, tmp_path: Path) -> None:
+    options = configured(tmp_path, fresh(broker, partitions=PARTITIONS))
+    elsewhere = ["--house", tmp_path / "elsewhere", "--config", tmp_path / "t.toml"]
+    with (
+        process("ingest", "--source", "synthetic", *elsewhere, end=signal.SIGINT) as ingest,
+        serving("work", *options) as (work, health),
+    ):
+        told = eventually(lambda: (found := health())["accepted"] >= 100 and found["status"] == "ok" and found, MANY_S)
         work.terminate()
         out, _ = work.communicate(timeout=MANY_S)
-        ingest.terminate()
-        ingest.wait(MANY_S)
-    assert (work.returncode, ingest.returncode) == (0, 0)
+        assert work.returncode == 0
+    assert ingest.returncode == 0
     assert json.loads(out)["accepted"] >= told["accepted"]
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"{url}/v1/health", timeout=5)
+
+
+def test_run_through_a_topic_serves_and_leaves_a_house_that_is_proven(broker: Broker, tmp_path: Path) -> None:
+    settings = fresh(broker)
+    options = configured(tmp_path, settings)
+    with serving("run", "--source", "synthetic", "--journal", "kafka", "--no-dashboard", *options) as (run, health):
+        told = eventually(lambda: (found := health())["accepted"] >= 500 and found["status"] == "ok" and found, MANY_S)
+        run.send_signal(signal.SIGINT)
+        out, _ = run.communicate(timeout=MANY_S)
+        assert run.returncode == 0
+    balance = json.loads(out)
+    assert balance["accepted"] >= told["accepted"]
+    assert balance["position"] == ends(settings)
+    report = json.loads(tickhouse("verify", "--house", tmp_path / "house", "--json"))
+    assert report["ok"], report
+    assert report["balance"]["accepted"] == balance["accepted"]

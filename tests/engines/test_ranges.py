@@ -87,6 +87,13 @@ def test_a_result_survives_the_way_to_the_driver(cluster: Cluster) -> None:
         assert again.rows["silver.trades"].files[0].smallest["ts"].tzinfo is not None
 
 
+def test_the_state_is_handed_out_where_a_range_says_so(cluster: Cluster) -> None:
+    first, _ = cluster.ranges(2)
+    results, states = cluster.execute([msgspec.structs.replace(first[0], keep=True), first[1]])
+    assert states[0] is not None
+    assert [result.snapshot for result in results] == [states[0].snapshot, None]
+
+
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_range_that_does_not_follow_is_refused(cluster: Cluster, shift: int) -> None:
     first, second = cluster.ranges(2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tickhouse.engines.spark import partition_keys
 from tickhouse.engines.spark_session import spark_session
 from tickhouse.errors import ConfigError, FatalError, LogCorruptError, SchemaMismatchError
 from tickhouse.house import House
+from tickhouse.house.journals import open_live
 from tickhouse.runs.spark import SparkRun
 from tickhouse.settings import SparkSettings
 
@@ -87,6 +89,12 @@ def test_a_batch_stopped_around_its_commit_changes_no_row(
     assert run.counts.received == LINES
     assert not sent.run().positions  # nothing was left
     tickhouse("verify", "--house", sent.path)
+    # Who follows the house, or works on without Spark, begins where it ended.
+    with closing(open_live(House(sent.path), sent.settings)) as journal:
+        kept = [journal.checkpoint(partition) for partition in range(2)]
+    assert [stored[0] for stored in kept if stored is not None] == run.positions
+    tickhouse("work", "--until-drained", *sent.options)
+    assert digests(sent.path) == expected
 
 
 @pytest.mark.usefixtures("spark")

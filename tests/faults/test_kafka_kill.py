@@ -145,9 +145,15 @@ def test_ingest_is_one_a_topic_and_survives_its_own_death(broker: Broker, tmp_pa
     assert report["rows"]["bronze.events"] >= 2
 
 
-def test_work_waits_for_a_broker_that_is_down_at_the_start(tmp_path: Path) -> None:
+def test_a_broker_that_is_down_at_the_start_is_waited_for_until_ctrl_c(tmp_path: Path) -> None:
     server = Broker(tmp_path / "kafka")
     options = configured(tmp_path, fresh(server))
+    with process("run", "--source", "synthetic", "--no-serve", *options) as child:
+        assert child.stdout is not None
+        assert b"kafka_unreachable" in child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        assert child.wait(300) == 2
+        assert "cannot be reached" in said(child)
     with process("work", "--until-drained", *options) as child:
         assert child.stdout is not None
         line = child.stdout.readline()

@@ -61,7 +61,7 @@ def run(
     from tickhouse import runs
 
     settings = settings_of(config, {**_asked(lateness, journal, source), "serve.host": host, "serve.port": port})
-    live = runs.LiveRun(house_at(house), settings, symbols.split(",") if symbols else None, record)
+    live = runs.LiveRun(house_at(house), settings, symbols.split(",") if symbols else None, record, stop)
     beside = None if no_serve else serving(house, settings, None if no_dashboard else dashboard_port, as_json=as_json)
     watch(live, stop, duration, beside, as_json=as_json)
 

@@ -27,6 +27,8 @@ class Range(msgspec.Struct, frozen=True):
     partition: int
     start: int
     end: int
+    keep: bool = False
+    """The state that it ends with is wanted beside Spark, too: by those who follow the house."""
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -56,6 +56,8 @@ class RangeResult(msgspec.Struct, frozen=True):
     """By table; tables that have everything already are left out."""
     counts: Counts
     """The partition's balance since the house began."""
+    snapshot: bytes | None = None
+    """The state at its end, where the range says to keep it."""
 
 
 def work_off(job: Job, part: Range, state: State | None) -> tuple[RangeResult, State]:
@@ -85,7 +87,10 @@ def work_off(job: Job, part: Range, state: State | None) -> tuple[RangeResult, S
     kept.partitions[part.partition] = worker
     if len(kept.partitions) > _KEPT:
         kept.partitions.popitem(last=False)[1].close()
-    return result, State(job.house, worker.position, worker.pipeline.snapshot())
+    state = State(job.house, worker.position, worker.pipeline.snapshot())
+    if part.keep:
+        result = msgspec.structs.replace(result, snapshot=state.snapshot)
+    return result, state
 
 
 def _must_follow(job: Job, part: Range, state: State | None) -> None:

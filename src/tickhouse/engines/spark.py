@@ -12,6 +12,7 @@ import gc
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -44,10 +45,12 @@ __all__ = ["AVAILABLE_NOW", "SparkEngine", "partition_keys"]
 AVAILABLE_NOW = "availableNow"
 """The trigger that works off what is there and ends."""
 
-_RANGES = "key int, partition int, start long, end long"
+_RANGES = "key int, partition int, start long, end long, keep boolean"
 _STATE = "house string, offset long, clock long, snapshot binary"
 _RESULTS = "error string, told string, result binary"
 _STATE_STORE = "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
+_KEEP_S = 60.0
+"""How often the state of each partition is handed to the driver."""
 _ROCKSDB = "spark.sql.streaming.stateStore.rocksdb"
 _TOO_BUSY = "Python worker failed to connect back"
 _TRIES = 5
@@ -208,7 +211,7 @@ def _source(job: Job, max_records: int) -> type[DataSource]:
 class _Ranges(InputPartition):  # type: ignore[misc]  # Spark is not typed
     """All ranges of a micro-batch: reading them is one task, for they are only a few numbers."""
 
-    def __init__(self, ranges: list[tuple[int, int, int, int]]) -> None:
+    def __init__(self, ranges: list[tuple[int, int, int, int, bool]]) -> None:
         super().__init__(ranges)
         self.ranges = ranges
 
@@ -221,6 +224,7 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
         self._max_records = max_records
         self._topic: KafkaTopic | None = None
         self._last: dict[str, int] | None = None
+        self._keep_at = 0.0
 
     def initialOffset(self) -> dict[str, int]:  # noqa: N802  Spark's name, as those below
         return {str(partition): offset for partition, offset in enumerate(self._job.begin)}
@@ -243,8 +247,11 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
         return {name: start[name] + share for name, share in _shares(waiting, limit.max_rows).items()}
 
     def partitions(self, start: dict[str, int], end: dict[str, int]) -> Sequence[InputPartition]:
-        keys = partition_keys(self._job.topic.partitions)
-        ranges = [(keys[int(name)], int(name), start[name], end[name]) for name in end if end[name] > start[name]]
+        keys, now = partition_keys(self._job.topic.partitions), time.monotonic()
+        keep = now >= self._keep_at or end == self._last
+        if keep:
+            self._keep_at = now + _KEEP_S
+        ranges = [(keys[int(name)], int(name), start[name], end[name], keep) for name in end if end[name] > start[name]]
         return [_Ranges(ranges)] if ranges else []
 
     def read(self, partition: InputPartition) -> Iterator[tuple[Any, ...]]:
@@ -256,10 +263,11 @@ class _Planner(DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ig
             self._topic.close()
 
     def _highs(self, start: Mapping[str, int]) -> dict[str, int]:
-        """Return where each partition ends, having seen that it still has everything from `start` on."""
+        """Return where each partition ends, having seen that the topic still has everything from `start` on."""
         from tickhouse.journal.kafka.reader import must_be_kept
 
         topic = self._opened()
+        topic.must_be_same()
         return {name: must_be_kept(topic, int(name), offset).high for name, offset in start.items()}
 
     def _opened(self) -> KafkaTopic:
@@ -295,9 +303,9 @@ class _Operator(StatefulProcessor):  # type: ignore[misc]  # Spark is not typed
         from tickhouse.engines.ranges import work_off
 
         del key, timerValues
-        for partition, start, end in sorted((row["partition"], row["start"], row["end"]) for row in rows):
+        for range_ in sorted((row["partition"], row["start"], row["end"], row["keep"]) for row in rows):
             try:
-                result, state = work_off(self._job, Range(partition, start, end), self._stored())
+                result, state = work_off(self._job, Range(*range_), self._stored())
             except TransientError:
                 raise
             except TickhouseError as error:

@@ -66,7 +66,7 @@ def open_live(house: HouseFolder, settings: Settings, give_up: threading.Event |
         return open_sqlite(house, house_rules(house, settings), settings)
     from tickhouse.journal.kafka.journal import KafkaJournal
 
-    return KafkaJournal.create_or_open(house.journal_path, settings.kafka, _asked_rules(settings), give_up)
+    return _whole(house, KafkaJournal.create_or_open(house.journal_path, settings.kafka, _asked_rules(settings), give_up))
 
 
 def open_sqlite(house: HouseFolder, rules: Rules, settings: Settings) -> SqliteJournal:
@@ -120,7 +120,19 @@ def open_followed(house: HouseFolder, kafka: KafkaSettings | None) -> Journal | 
 
     never_wait = threading.Event()
     never_wait.set()
-    return KafkaJournal.follow(house.journal_path, kafka or load(find_file(None))[0].kafka, never_wait)
+    return _whole(house, KafkaJournal.follow(house.journal_path, kafka or load(find_file(None))[0].kafka, never_wait))
+
+
+def _whole(house: HouseFolder, journal: KafkaJournal) -> KafkaJournal:
+    """Return a journal, having seen that its topic still has what the tables were made of."""
+    try:
+        lake = LakeTables(house.lake_path)
+        for partition in range(journal.partitions):
+            journal.must_hold(partition, max(lake.position(name, partition) for name in TABLES))
+    except BaseException:
+        journal.close()
+        raise
+    return journal
 
 
 def _asked_rules(settings: Settings) -> Rules | None:

@@ -6,6 +6,7 @@ the journal.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,6 +35,7 @@ class LiveRun:
         settings: All of them.
         symbols: Instead of those a source takes by itself.
         record: Also keep every frame here.
+        give_up: Set = stop waiting for a broker.
     """
 
     def __init__(
@@ -42,12 +44,13 @@ class LiveRun:
         settings: Settings,
         symbols: Sequence[str] | None = None,
         record: Path | None = None,
+        give_up: threading.Event | None = None,
     ) -> None:
         command = ["ingest", "--house", str(house.path)]
         command += ["--symbols", ",".join(symbols)] if symbols else []
         command += ["--record", str(record)] if record else []
         self._stack = ExitStack()
-        self._work = WorkRun(house, settings)
+        self._work = WorkRun(house, settings, give_up)
         self._settings = settings
         self._command = command
         self._ingest: Child | None = None

@@ -71,6 +71,7 @@ class SparkRun:
         self._stack = ExitStack()
         self._engine: SparkEngine | None = None
         self._lake: Lake | None = None
+        self._journal: KafkaJournal | None = None
         self._reached: dict[int, Position] = {}
         self._counts: dict[int, Counts] = {}
         self._started = 0.0
@@ -98,6 +99,7 @@ class SparkRun:
             journal = open_live(self._house, self._settings, self._give_up)
             stack.callback(journal.close)
             assert isinstance(journal, KafkaJournal)
+            self._journal = journal
             self._lake = lake = Lake(self._house.lake_path, durable=self._settings.journal.sync == "full")
             stack.callback(lake.close)
             folder = self._house.path.absolute() / "spark"
@@ -119,9 +121,18 @@ class SparkRun:
             self._lake.take(result.range.partition, result.rows)
         commit_with_retries(self._lake, everything=True)
         for result in results:
-            self._reached[result.range.partition] = Position(result.range.end, result.clock)
-            self._counts[result.range.partition] = result.counts
+            partition, position = result.range.partition, Position(result.range.end, result.clock)
+            self._reached[partition], self._counts[partition] = position, result.counts
+            if result.snapshot is not None:
+                self._keep(partition, position, result.snapshot)
         self.seconds = time.monotonic() - self._started
+
+    def _keep(self, partition: int, position: Position, snapshot: bytes) -> None:
+        """Keep a state that every table has reached, as `work` does: who follows the house begins there."""
+        assert self._journal is not None
+        stored = self._journal.checkpoint(partition)
+        if stored is None or stored[0].offset < position.offset:
+            self._journal.store_checkpoint(partition, position, snapshot)
 
 
 def spark_job(house: House, settings: Settings, journal: KafkaJournal, checkpoint: Path) -> Job:

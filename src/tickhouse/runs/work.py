@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +19,6 @@ from tickhouse.clock import Clock, SystemClock
 from tickhouse.house import House
 from tickhouse.house.journals import live_kind, open_live
 from tickhouse.house.work import Work, load_code, open_work
-from tickhouse.journal.base import Journal
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.live import Board
 from tickhouse.meter import Meter
@@ -29,6 +28,9 @@ from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import Settings
 from tickhouse.sinks.base import Outputs
 from tickhouse.telemetry import share_metrics
+
+if TYPE_CHECKING:
+    from tickhouse.journal.kafka.journal import KafkaJournal
 
 __all__ = ["ClockWatch", "WorkRun", "summary"]
 
@@ -86,7 +88,7 @@ class WorkRun:
         self._clock_watch = ClockWatch(SystemClock())
         self._stack = ExitStack()
         self._work: Work | None = None
-        self._journal: Journal | None = None
+        self._journal: SqliteJournal | KafkaJournal | None = None
         self._threads: list[threading.Thread] = []
         self._leaving = threading.Event()
         self._error: BaseException | None = None
@@ -157,11 +159,15 @@ class WorkRun:
         self._ended = True
 
     def _upkeep(self) -> None:
-        """Keep the journal small: what every table has is dropped by age. A topic does that by itself."""
+        """Keep the journal small: what every table has is dropped by age. A topic does that by itself, while it is there."""
         keep = parse_duration(self._settings.journal.keep)
+        journal = self._journal
         while not self._leaving.wait(_UPKEEP_S):
-            if isinstance(self._journal, SqliteJournal) and (checkpoint := self._journal.checkpoint(0)) is not None:
-                self._journal.prune(checkpoint[0].offset, keep)
+            if isinstance(journal, SqliteJournal):
+                if (checkpoint := journal.checkpoint(0)) is not None:
+                    journal.prune(checkpoint[0].offset, keep)
+            elif journal is not None:
+                journal.topic.must_be_same()
 
 
 class ClockWatch:

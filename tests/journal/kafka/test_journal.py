@@ -11,8 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
+from structlog.testing import capture_logs
 
 from tests.journals import drained
 from tests.kafka_topics import T0, feed, fresh, plain_messages, produce, trade
@@ -23,7 +24,7 @@ from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, Not
 from tickhouse.house import House
 from tickhouse.house.work import open_work
 from tickhouse.journal.kafka import topic as topics
-from tickhouse.journal.kafka.client import Patience, TopicIdentity
+from tickhouse.journal.kafka.client import TOLD, Patience, TopicIdentity
 from tickhouse.journal.kafka.journal import KafkaJournal
 from tickhouse.journal.kafka.lease import LEASE_S
 from tickhouse.journal.kafka.topic import KafkaTopic
@@ -143,7 +144,7 @@ def test_a_second_ingest_is_refused_and_the_first_goes_on(broker: Broker, tmp_pa
         assert journal.last_clock() == T0
 
 
-def test_a_killed_ingest_takes_its_place_again_at_once(broker: Broker, tmp_path: Path):
+def test_a_killed_ingest_takes_its_place_again_at_once(broker: Broker, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     settings = fresh(broker)
     with closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal:
         killed = journal.appender("same")
@@ -154,9 +155,34 @@ def test_a_killed_ingest_takes_its_place_again_at_once(broker: Broker, tmp_path:
             assert again.last_clock() == T0
             again.heartbeat(T0 + HEARTBEAT_US)
         killed._lease._confirmed -= LEASE_S
-        with pytest.raises(Exception, match="stood still for more than 10 s"):
+        with pytest.raises(Exception, match=r"stood still for more than 10 s and another one \(same/.* may write"):
             killed.flush()
+        assert "FATAL" not in "".join(capfd.readouterr())
         assert journal.last_clock() == T0 + HEARTBEAT_US
+
+
+def test_an_ingest_that_kafka_takes_for_a_stranger_joins_anew_without_asking_who_is_there(
+    broker: Broker, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    settings = fresh(broker)
+    group = {"group.id": f"tickhouse-ingest.{settings.topic}", "group.instance.id": "same"}
+    with (
+        capture_logs() as logs,
+        closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal,
+        closing(journal.appender("same")) as appender,
+    ):
+        monkeypatch.delattr("tickhouse.journal.kafka.lease.admin")
+        member = Consumer({"bootstrap.servers": settings.servers, "log_level": 0, **group})
+        member.subscribe([settings.topic])
+        while not member.assignment():
+            member.poll(0.1)
+        member.close()  # which is no leaving of the group
+        appender._lease._confirmed -= LEASE_S
+        appender.heartbeat(T0)
+        appender.flush()
+        assert journal.last_clock() == T0
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["kafka_lease_refused"]
+    assert "FATAL" not in "".join(capfd.readouterr())
 
 
 def test_a_recording_goes_on_after_each_partitions_last_message(broker: Broker, tmp_path: Path):
@@ -316,7 +342,7 @@ def test_another_topic_is_not_taken_for_the_houses(broker: Broker, tmp_path: Pat
         KafkaJournal.create_or_open(tmp_path, fresh(broker), None)
     admin = AdminClient({"bootstrap.servers": broker.servers, "log_level": 0})
     admin.create_partitions([NewPartitions(settings.topic, 3)])[settings.topic].result(30)
-    with pytest.raises(SchemaMismatchError, match=r"has 3 partitions, but .* was made with 2"):
+    with pytest.raises(SchemaMismatchError, match="has 3 partitions, but had 2 when"):
         KafkaJournal.create_or_open(tmp_path, settings, None)
     admin.delete_topics([settings.topic])[settings.topic].result(30)
     with pytest.raises(SchemaMismatchError, match="was deleted and made anew"):
@@ -351,6 +377,13 @@ def test_a_topic_keeps_its_rules(broker: Broker, tmp_path: Path):
         assert journal.rules() == rules
     with pytest.raises(ConfigError, match="begun with other rules"):
         KafkaJournal.create_or_open(tmp_path / "c", settings, Rules())
+
+
+def test_a_client_that_the_library_gives_up_is_told_by_our_log():
+    with capture_logs() as logs:
+        TOLD["logger"].critical("FATAL [tickhouse#producer-1] [thrd:main]: Fatal error: Broker: out of order")
+    told = {"event": "kafka_client_failed", "log_level": "error", "reason": "Fatal error: Broker: out of order"}
+    assert logs == [told]
 
 
 def test_a_broker_that_is_down_is_waited_for_until_told_otherwise(broker: Broker, tmp_path: Path):

@@ -22,7 +22,7 @@ from tickhouse.columns import TradesBuilder, take_trades
 from tickhouse.errors import ConfigError, FatalError
 from tickhouse.journal.codec import bounded
 from tickhouse.journal.kafka.avro import AvroForm
-from tickhouse.journal.kafka.client import client_config, meaning, quiet
+from tickhouse.journal.kafka.client import TOLD, client_config, meaning
 from tickhouse.journal.kafka.forms import ARROW_ROWS, ArrowForm, Form, JsonForm, numbers_of
 from tickhouse.journal.kafka.lease import Lease
 from tickhouse.journal.kafka.messages import Message, event_message, partition_of, rejected_message, rules_message
@@ -67,7 +67,7 @@ class KafkaAppender:
     def __init__(self, topic: KafkaTopic, rules: Rules, holder: str) -> None:
         self._topic = topic
         self._name = topic.settings.topic
-        self._lease = Lease(topic.settings, holder, topic.patience)
+        self._lease = Lease(topic, holder)
         self._lease.__enter__()
         try:
             self._begin(rules)
@@ -80,7 +80,7 @@ class KafkaAppender:
         self._form = _form(topic)
         self._error: KafkaError | None = None
         largest = {"message.max.bytes": topic.message_bytes, "batch.size": min(1 << 20, topic.message_bytes)}
-        config = {**client_config(topic.settings), **_PRODUCING, **largest, "error_cb": quiet, "on_delivery": self._delivered}
+        config = {**client_config(topic.settings), **_PRODUCING, **largest, **TOLD, "on_delivery": self._delivered}
         self._producer = Producer(config)
         self._feeds = Feeds()
         self._keys: list[tuple[int, bytes]] = []

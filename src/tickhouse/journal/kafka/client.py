@@ -5,6 +5,7 @@ Topic, appender and reader build their clients here; confluent_kafka is imported
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,20 +20,25 @@ from tickhouse.errors import ConfigError, FatalError, NotConnectedError, Tickhou
 from tickhouse.settings import KafkaSettings
 
 __all__ = [
+    "CUT",
     "GONE",
     "MISSING",
     "MISSING_S",
     "PARTITION_END",
+    "TOLD",
+    "TOLD_BY_US",
     "Patience",
     "TopicIdentity",
     "admin",
     "client_config",
     "meaning",
-    "quiet",
 ]
 
 GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 """Codes of: what was asked for is not there any more."""
+
+CUT = KafkaError(KafkaError._LOG_TRUNCATION).str()
+"""Stands in an error of `GONE` where the brokers came back with less than was read, whatever was written since."""
 
 PARTITION_END = KafkaError._PARTITION_EOF
 """Code of the notice that a consumer has reached the end."""
@@ -66,6 +72,30 @@ _REFUSED = {
 _log = structlog.get_logger(__name__)
 
 
+class _Forwarding(logging.Handler):
+    """Gives a line of the library to our log, without where in its code it was written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _log.error("kafka_client_failed", reason=record.getMessage().rpartition("]: ")[2])
+
+
+def _library_log(handler: logging.Handler) -> logging.Logger:
+    logger = logging.Logger("librdkafka")  # noqa: LOG001  known to nobody else, whose handlers would get its lines, too
+    logger.addHandler(handler)
+    return logger
+
+
+def _quiet(_error: KafkaError) -> None:
+    """Take the library's notices of lost connections; calls that need one say so themselves."""
+
+
+TOLD: dict[str, Any] = {"error_cb": _quiet, "logger": _library_log(_Forwarding())}
+"""Of a client's configuration: what the library would print itself, which is why a client is of no use any more."""
+
+TOLD_BY_US: dict[str, Any] = {"error_cb": _quiet, "logger": _library_log(logging.NullHandler())}
+"""The same, of a client whose user tells that."""
+
+
 class TopicIdentity(NamedTuple):
     """Tells a topic from another one of the same name."""
 
@@ -96,10 +126,6 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
     if "sasl" in settings.security:
         config["sasl.mechanism"] = settings.sasl_mechanism
     return config
-
-
-def quiet(_error: KafkaError) -> None:
-    """Take the library's notices of lost connections; calls that need one say so themselves."""
 
 
 def meaning(error: KafkaError, what: str, servers: str) -> TickhouseError:

@@ -14,8 +14,8 @@ import structlog
 
 from tickhouse.errors import ConfigError, LogCorruptError, SchemaMismatchError
 from tickhouse.journal.kafka.appender import KafkaAppender
-from tickhouse.journal.kafka.reader import KafkaReader
-from tickhouse.journal.kafka.topic import KafkaTopic, TopicIdentity
+from tickhouse.journal.kafka.reader import KafkaReader, must_be_kept, other_messages
+from tickhouse.journal.kafka.topic import KafkaTopic, TopicIdentity, another_topic
 from tickhouse.journal.sqlite_file import connect_read_only, journal_file, transaction, translated
 from tickhouse.model import NO_TIME, Feeds, Position
 from tickhouse.rules import Rules
@@ -154,6 +154,22 @@ class KafkaJournal:
         with self._lock, translated(self.file):
             self._connection.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", (partition, *position, snapshot))
 
+    def must_hold(self, partition: int, reached: Position) -> None:
+        """See that what tables were made of is still in the topic, up to where they have come.
+
+        Brokers that came back without their newest messages are written on: tables would take what comes in their place for
+        what they have. Heartbeats tell: one that was written since is later than any that was read. (A topic of another
+        program has none: only its end is looked at.)
+
+        Raises:
+            LogCorruptError: it is not; the loss is named.
+        """
+        if reached.offset <= max(self._begun(partition), self.topic.ends(partition).low):
+            return  # what retention has deleted since is missed by who reads on from there
+        must_be_kept(self.topic, partition, reached.offset)
+        if not self.makes_beats() and self.topic.last_clock(partition, reached.offset) > reached.clock:
+            raise other_messages(self.topic, partition, reached.offset)
+
     def last_clock(self) -> int:
         """Return the last heartbeat in the topic, NO_TIME where there is none."""
         return max(self.topic.last_clock(partition) for partition in range(self.partitions))
@@ -241,12 +257,4 @@ def _other_topic(house: Path, stored: TopicIdentity, found: TopicIdentity) -> st
             f"{house} belongs to topic {stored.topic} of another Kafka cluster ({stored.cluster}, not {found.cluster}): "
             "name another house"
         )
-    if stored.topic_id != found.topic_id:
-        return (
-            f"topic {found.topic} was deleted and made anew since {house} read it: everything in it that was not read is lost; "
-            "begin a new house for the new topic"
-        )
-    return (
-        f"topic {found.topic} has {found.partitions} partitions, but {house} was made with {stored.partitions}: symbols are in "
-        "other partitions now; make a new topic with the number you want, and a new house for it (docs/scale.md)"
-    )
+    return another_topic(f"{house} read it", stored, found)

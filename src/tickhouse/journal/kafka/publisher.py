@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from confluent_kafka import KafkaException, Producer
 
 from tickhouse.errors import ConfigError, TransientError
-from tickhouse.journal.kafka.client import client_config, meaning, quiet
+from tickhouse.journal.kafka.client import TOLD, client_config, meaning
 from tickhouse.journal.kafka.topic import KafkaTopic
 from tickhouse.model import Position
 from tickhouse.settings import KafkaSettings
@@ -90,7 +90,7 @@ class KafkaPublisher:
                 **client_config(settings),
                 "transactional.id": f"tickhouse-publish.{holder}",
                 "compression.type": "lz4",
-                "error_cb": quiet,
+                **TOLD,
             }
         )
         self._guarded(lambda: self._producer.init_transactions(_TIMEOUT_S))

@@ -14,14 +14,14 @@ import numpy as np
 from confluent_kafka import KafkaError
 
 from tickhouse.errors import LogCorruptError, NotConnectedError
-from tickhouse.journal.kafka.client import GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning
+from tickhouse.journal.kafka.client import CUT, GONE, MISSING, MISSING_S, PARTITION_END, client_config, meaning
 from tickhouse.journal.kafka.decode import Decoder
 from tickhouse.journal.kafka.fetch import Fetcher
 from tickhouse.journal.kafka.received import Received, empty_received
 from tickhouse.model import I64, Batch
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds", "must_be_kept"]
+__all__ = ["READING", "Ends", "KafkaReader", "TopicEnds", "must_be_kept", "other_messages"]
 
 READING: dict[str, Any] = {
     "group.id": "tickhouse",  # the library wants one; nothing is ever committed under it
@@ -68,6 +68,10 @@ class TopicEnds(Protocol):
 
     def ends(self, partition: int) -> Ends:
         """Return where a partition begins and ends now."""
+        ...
+
+    def must_be_same(self) -> None:
+        """Raise where another topic has its name by now."""
         ...
 
 
@@ -189,6 +193,8 @@ class KafkaReader:
             return offset
         if error.code() in GONE:
             self._check_kept()
+            if CUT in error.str():
+                raise other_messages(self._topic, self._partition, self.position)
             self._fetcher.assign(self.position)  # it has stopped at the error
             return 0
         if error.code() in MISSING:
@@ -211,6 +217,7 @@ def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
 
     Raises:
         LogCorruptError: it has not; the loss is named.
+        SchemaMismatchError: it is another topic.
     """
     ends, name = topic.ends(partition), topic.settings.topic
     until = time.monotonic() + _BEHIND_S
@@ -223,11 +230,20 @@ def must_be_kept(topic: TopicEnds, partition: int, at: int) -> Ends:
             "were deleted by retention before they were read; keep longer ([kafka] retention), and begin a new house"
         )
     if at > ends.high:
+        topic.must_be_same()
         raise LogCorruptError(
             f"{at - ends.high:,} messages of partition {partition} of {name} are lost: it ends at {ends.high}, "
             f"but was read up to {at} before; restore the topic, or begin a new house"
         )
     return ends
+
+
+def other_messages(topic: TopicEnds, partition: int, read: int) -> LogCorruptError:
+    """Return what says that a partition ended below `read` for a while: others stand where messages were read."""
+    return LogCorruptError(
+        f"messages of partition {partition} of {topic.settings.topic} are lost: the brokers came back without some of those "
+        f"below {read}, which were read before, and others have taken their offsets; restore the topic, or begin a new house"
+    )
 
 
 def _fitting(sizes: I64) -> int:

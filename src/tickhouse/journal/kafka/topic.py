@@ -14,9 +14,9 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import ConfigResource, NewTopic
 
-from tickhouse.errors import ConfigError, NotConnectedError
+from tickhouse.errors import ConfigError, NotConnectedError, SchemaMismatchError
 from tickhouse.journal.kafka.avro import AvroReader, Registry
-from tickhouse.journal.kafka.client import MISSING, PARTITION_END, Patience, TopicIdentity, admin, client_config, quiet
+from tickhouse.journal.kafka.client import MISSING, PARTITION_END, TOLD, Patience, TopicIdentity, admin, client_config
 from tickhouse.journal.kafka.decode import Decoder
 from tickhouse.journal.kafka.messages import rules_of
 from tickhouse.journal.kafka.reader import READING, KafkaReader
@@ -24,11 +24,12 @@ from tickhouse.model import NO_TIME, Feeds
 from tickhouse.rules import Rules, parse_duration
 from tickhouse.settings import KafkaSettings
 
-__all__ = ["Ends", "KafkaTopic", "TopicIdentity"]
+__all__ = ["Ends", "KafkaTopic", "TopicIdentity", "another_topic"]
 
 _T = TypeVar("_T")
 _MESSAGE_BYTES = 4 << 20
 _FEW_MESSAGES, _TAIL_MESSAGES = 8, 1_000
+_LOOK_S = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -93,6 +94,21 @@ class KafkaTopic:
         low, high = self._ask("asking where {} ends", lambda timeout: self._consumer.get_watermark_offsets(at, timeout))
         return Ends(low, high)
 
+    def must_be_same(self) -> None:
+        """See that the topic is the one that was opened; nothing is said where no broker answers at the moment.
+
+        The library goes on with another topic of the same name, at the same offsets. Asked every few seconds.
+
+        Raises:
+            SchemaMismatchError: it was deleted and made anew, or has another number of partitions.
+        """
+        try:
+            found = _identify(self.settings, self.patience, _LOOK_S)
+        except KafkaException:  # whoever reads or writes tells what that means
+            return
+        if found != self.identity:
+            raise SchemaMismatchError(another_topic("it was opened", self.identity, found))
+
     def rules(self) -> Rules | None:
         """Return the rules that stand first in partition 0; None where another program's messages do, or where it is empty."""
         messages = self._some(0, 0, 1)
@@ -114,10 +130,11 @@ class KafkaTopic:
                         return False
         return None if is_empty else True
 
-    def last_clock(self, partition: int) -> int:
-        """Return the last heartbeat of a partition; NO_TIME where there is none."""
+    def last_clock(self, partition: int, before: int | None = None) -> int:
+        """Return the last heartbeat of a partition, below offset `before` where it is given; NO_TIME where there is none."""
         decoder = self._decoder(0, Feeds(), NO_TIME, makes_beats=False)
         low, high = self.ends(partition)
+        high = high if before is None else min(high, before)
         size = _TAIL_MESSAGES
         while high > low:
             begin = max(low, high - size)
@@ -230,7 +247,7 @@ class KafkaTopic:
         return self.patience.call(what.format(self.settings.topic), tried)
 
     def _connected(self) -> Consumer:
-        return Consumer({**client_config(self.settings), **READING, "enable.partition.eof": True, "error_cb": quiet})
+        return Consumer({**client_config(self.settings), **READING, "enable.partition.eof": True, **TOLD})
 
     def _made_clock(self, partition: int, start: int) -> int:
         """Return the heartbeat that record times below `start` make, by reading them all."""
@@ -239,6 +256,25 @@ class KafkaTopic:
             while not reader.exhausted:
                 reader.read(1.0)
             return reader.clock
+
+
+def another_topic(since: str, known: TopicIdentity, found: TopicIdentity) -> str:
+    """Return what to say of a topic that is not the one it was, though it has its name.
+
+    Args:
+        since: What it is known since, e.g. "house/ read it".
+        known: What it was.
+        found: What it is.
+    """
+    if known.topic_id != found.topic_id:
+        return (
+            f"topic {found.topic} was deleted and made anew since {since}: everything in it that was not read is lost; "
+            "begin a new house for the new topic"
+        )
+    return (
+        f"topic {found.topic} has {found.partitions} partitions, but had {known.partitions} when {since}: symbols are in other "
+        "partitions now; make a new topic with the number you want, and a new house for it (docs/scale.md)"
+    )
 
 
 def _drain(consumer: Consumer, count: int, timeout: float) -> list[Message]:
