@@ -30,6 +30,7 @@ class SparkCluster:
 
     def __init__(self, folder: Path, cores: int = 2, memory: str = "2g") -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._work = (folder / "work").resolve()
         port, self._screen = free_port(), free_port()
         self.master = f"spark://127.0.0.1:{port}"
         """For `--master`."""
@@ -46,7 +47,7 @@ class SparkCluster:
             str(self._screen),
         ]
         worker = [*_SMALL, str(_CLASS), f"{daemons}.worker.Worker", *here, "--webui-port", str(free_port())]
-        worker += ["--cores", str(cores), "--memory", memory, "--work-dir", str(folder / "work"), self.master]
+        worker += ["--cores", str(cores), "--memory", memory, "--work-dir", str(self._work), self.master]
         self._servers = [
             Server("spark-master", master, folder, lambda: self.state()["status"] == "ALIVE"),
             Server("spark-worker", worker, folder, lambda: self.state()["aliveworkers"] == 1),
@@ -58,6 +59,18 @@ class SparkCluster:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._screen}/json/", timeout=5) as answer:
             told: dict[str, Any] = json.load(answer)
         return told
+
+    def executors(self) -> list[int]:
+        """Return the ids of the processes that the worker started and that work for an application now."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                is_ours = (entry / "cwd").readlink().is_relative_to(self._work)
+                if is_ours and b"CoarseGrainedExecutorBackend" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
 
     def __enter__(self) -> Self:
         with self._stack as stack:
