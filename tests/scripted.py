@@ -17,11 +17,11 @@ import polars as pl
 import pyarrow as pa
 
 from tickhouse.columns import TradesBuilder
-from tickhouse.history import LakeHistory
+from tickhouse.history import LakeHistories
 from tickhouse.model import Batch, Beats, Event, Feed, Feeds, Identity, Rejected, Trade
 from tickhouse.pipeline import Pipeline
 from tickhouse.rules import Rules
-from tickhouse.sinks.lake import Lake, LakeTables
+from tickhouse.sinks.lake import Lake
 from tickhouse.tables import TABLES
 
 __all__ = ["BTC", "MINUTE", "SECOND", "T0", "Script", "feed", "rows_of", "run"]
@@ -119,8 +119,8 @@ def run(
         live: Take the live path of the indicators.
     """
     rules = rules or Rules()
-    history = LakeHistory(LakeTables(tmp_path), 0)
-    pipeline = Pipeline(0, rules, history)
+    histories = LakeHistories(tmp_path, 1)
+    pipeline = Pipeline(0, rules, histories.of[0])
     collected: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
     borders = sorted({0, *cuts, *restore_at, *commit_at, len(script.records)})
     lake = Lake(tmp_path) if commit_at else None
@@ -132,11 +132,11 @@ def run(
             lake.write(outputs)
             if end in commit_at:
                 lake.commit(everything=end in restore_at)
-                history.committed()
+                histories.committed()
         if end in restore_at:
             if end in commit_at:
-                history = LakeHistory(LakeTables(tmp_path), 0)
-            pipeline = Pipeline(0, rules, history, pipeline.snapshot())
+                histories = LakeHistories(tmp_path, 1)
+            pipeline = Pipeline(0, rules, histories.of[0], pipeline.snapshot())
     if lake is not None:
         lake.close()
     return {

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.table_rows import DAY, MINUTE, T0, bar, rows, trade
-from tickhouse.history import LakeHistory
+from tickhouse.history import LakeHistories, LakeHistory
 from tickhouse.indicators.series import SeriesWanted
 from tickhouse.model import Cause, Instrument, Position
 from tickhouse.sinks.base import Outputs
@@ -40,7 +40,8 @@ def store(lake: Lake, name: str, table: pa.Table, reached: int) -> None:
 
 
 def test_trades_are_the_same_before_and_after_every_commit(tmp_path: Path) -> None:
-    lake, history = Lake(tmp_path), LakeHistory(LakeTables(tmp_path), 0)
+    lake, histories = Lake(tmp_path), LakeHistories(tmp_path, 1)
+    history = histories.of[0]
     before = Cause(0, 25, 0)
     for step in range(4):
         history.add({"silver.trades": trades(step * 10, step * 10 + 10)})
@@ -50,17 +51,18 @@ def test_trades_are_the_same_before_and_after_every_commit(tmp_path: Path) -> No
     for step in range(4):
         store(lake, "silver.trades", trades(step * 10, step * 10 + 10), step * 10 + 10)
         assert ask() == expected
-        history.committed()
+        histories.committed()
         assert ask() == expected
     lake.close()
 
 
 def test_rows_that_the_store_has_are_no_longer_held(tmp_path: Path) -> None:
-    lake, history = Lake(tmp_path), LakeHistory(LakeTables(tmp_path), 0)
+    lake, histories = Lake(tmp_path), LakeHistories(tmp_path, 1)
+    history = histories.of[0]
     for step in range(4):
         history.add({"silver.trades": trades(step * 10, step * 10 + 10)})
     store(lake, "silver.trades", trades(0, 30), 30)
-    history.committed()
+    histories.committed()
     assert [piece.offset for piece in history._pending["silver.trades"]] == [39]
     lake.close()
 
@@ -102,10 +104,11 @@ def test_known_ids_are_found_wherever_they_are(tmp_path: Path, stored: int) -> N
         trade(4),
         trade(5),
     ]
-    lake, history = Lake(tmp_path), LakeHistory(LakeTables(tmp_path), 0)
+    lake, histories = Lake(tmp_path), LakeHistories(tmp_path, 1)
+    history = histories.of[0]
     if stored:
         store(lake, "silver.trades", rows("silver.trades", records[:stored]), stored)
-    history.committed()
+    histories.committed()
     if stored < 6:
         history.add({"silver.trades": rows("silver.trades", records[stored:])})
     assert history.known_ids(BTC, [0, 2, 77, 5, "abc", "x", None], Cause(0, 5, 0)) == {0, 77, "abc"}
@@ -133,10 +136,11 @@ def test_bars_come_in_their_latest_revision_before_the_cause(tmp_path: Path, sto
         bar(5, MIDNIGHT + MINUTE, "ETH-USDT"),
         bar(6, MIDNIGHT + MINUTE, origin="kraken", available_at=late),
     ]
-    lake, history = Lake(tmp_path), LakeHistory(LakeTables(tmp_path), 0)
+    lake, histories = Lake(tmp_path), LakeHistories(tmp_path, 1)
+    history = histories.of[0]
     if stored:
         store(lake, "gold.bars", rows("gold.bars", records[:stored]), stored)
-    history.committed()
+    histories.committed()
     if stored < len(records):
         history.add({"gold.bars": coded(rows("gold.bars", records[stored:]))})
     assert closes(history, series(), Cause(0, 3, 0)) == [(MIDNIGHT - MINUTE, 0.0), (MIDNIGHT, 1.0), (MIDNIGHT + MINUTE, 2.0)]

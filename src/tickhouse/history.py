@@ -43,10 +43,6 @@ class History(Protocol):
         """Take rows just made, by table name; called by the pipeline, in the order of their cause, before it asks for them."""
         ...
 
-    def committed(self) -> None:
-        """Learn that the store has more; called by the engine after each commit, from any thread."""
-        ...
-
     def trades(self, instrument: Instrument, start: int, end: int, before: Cause) -> pa.Table:
         """Return rows of `silver.trades` with ts in [start, end) and a cause before the given one, in no particular order."""
         ...
@@ -81,7 +77,7 @@ class LakeHistory:
     """History over a lake.
 
     Args:
-        lake: Its tables; read at a version not older than the last `committed`.
+        lake: Its tables; read at a version not older than those last taken up.
         partition: Whose past.
         more: Tables to keep beside those that a pipeline reads back.
     """
@@ -91,7 +87,6 @@ class LakeHistory:
         self._partition = partition
         self._lock = threading.Lock()
         self._pending: dict[str, list[_Piece]] = {name: [] for name in (*_READ_BACK, *more)}
-        self._tail = LakeTail(lake.path, tuple(self._pending), (partition,))
         self._gone: deque[_Piece] = deque()
         """Rows that the store has, let go a few at a time: thousands of small tables at once hold up whoever is live."""
 
@@ -108,13 +103,8 @@ class LakeHistory:
             for _ in range(min(_LET_GO, len(self._gone))):
                 self._gone.popleft()
 
-    def committed(self) -> None:
-        """Learn what the lake has now, and drop the rows it has; the tables are opened only when they are asked."""
-        if self._tail.look():
-            self.take_up(LakeTables(self._lake.path), self._tail)
-
     def take_up(self, newest: LakeTables, tail: LakeTail) -> None:
-        """Drop the rows that the lake has.
+        """Learn what the lake has now, and drop the rows it has.
 
         Args:
             newest: Its tables, opened after `tail` looked: they tell their position in one version with their rows.
@@ -256,7 +246,7 @@ class LakeHistories:
         return _together(lake, name, asked & caused(since, before), pending, first, _MAX_TIME, symbol, None)
 
     def committed(self) -> None:
-        """Learn what the lake has now."""
+        """Learn what the lake has now; the tables are opened only when they are asked."""
         if self._tail.look():
             newest = LakeTables(self._path)
             for history in self.of:
