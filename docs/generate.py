@@ -15,7 +15,7 @@ from rich.console import Console
 from tickhouse.cli import screen
 from tickhouse.house import House
 from tickhouse.runs import LiveRun
-from tickhouse.settings import Settings, load
+from tickhouse.settings import Settings, explained, load
 from tickhouse.tables import CAUSE, TABLES
 
 DOCS = Path(__file__).parent
@@ -55,9 +55,10 @@ def settings() -> str:
     for section, info in Settings.model_fields.items():
         record = info.annotation
         lines += [f"## [{section}]", "", (record.__doc__ or "").strip(), "", "| key | default | what |", "| --- | --- | --- |"]
+        told = explained(record)
         for key, one in record.model_fields.items():
             default = one.get_default(call_default_factory=True)
-            lines.append(f"| `{key}` | `{default!r}` | {one.description} |")
+            lines.append(f"| `{key}` | `{default!r}` | {told[key]} |")
         lines += ["", f"In the environment: `TICKHOUSE_{section.upper()}__KEY`.", ""]
     return "\n".join(lines)
 

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,6 +23,9 @@ from tickhouse.sinks.lake_files import DataFile, date_of
 from tickhouse.sinks.lake_tail import LakeTail
 from tickhouse.tables import TABLES, TIME
 
+if TYPE_CHECKING:
+    from tickhouse.indicators.stored_series import SeriesSearch
+
 __all__ = ["History", "LakeHistories", "LakeHistory", "caused"]
 
 _READ_BACK = ("silver.trades", "gold.bars")
@@ -32,8 +34,6 @@ _EPOCH = date_of(0)
 _MAX_TIME = 2**62
 _FEW_SYMBOLS = 500
 _LET_GO = 16
-_BAR_COLUMNS = ("venue", "symbol", "interval", "start", "open", "high", "low", "close", "volume", "available_at")
-_OHLCV = ("open", "high", "low", "close", "volume")
 
 
 class History(Protocol):
@@ -141,19 +141,15 @@ class LakeHistory:
         """
         if not wanted:
             return {}
-        latest = max(each.end_start for each in wanted) - 1
-        open_ended = any(each.start_from is None for each in wanted)
-        earliest = NO_TIME if open_ended else min(each.start_from for each in wanted if each.start_from is not None)
-        asked = _as_frame(wanted)
-        pieces: list[pl.DataFrame] = []
-        for days in self._day_steps(earliest, latest):
-            first, last = days[0] * _DAY_US, min(latest, (days[-1] + 1) * _DAY_US - 1)
-            found = _latest(self._bars_between(asked, before, first, last), asked)
-            pieces.append(found)
-            asked = _still_wanted(asked, found, first)
-            if not len(asked):
+        from tickhouse.indicators.stored_series import SeriesSearch
+
+        search = SeriesSearch(wanted)
+        for days in self._day_steps(search.earliest, search.latest):
+            first, last = days[0] * _DAY_US, min(search.latest, (days[-1] + 1) * _DAY_US - 1)
+            search.take(self._bars_between(search, before, first, last), first)
+            if search.complete:
                 break
-        return _by_series(pieces, wanted)
+        return search.by_series()
 
     def both(self, name: str) -> tuple[LakeTables, list[_Piece]]:
         """Return the lake, and rows of a table that it does not have yet: together all of them, some perhaps in both."""
@@ -173,17 +169,14 @@ class LakeHistory:
             del left[-size:]
             size *= 2
 
-    def _bars_between(self, asked: pl.DataFrame, before: Cause, first: int, last: int) -> pl.DataFrame:
+    def _bars_between(self, search: SeriesSearch, before: Cause, first: int, last: int) -> pa.Table:
         start = pc.field("start")
         chosen = (start >= pa.scalar(first, TIME)) & (start <= pa.scalar(last, TIME)) & (pc.field("origin") == "trades")
-        chosen &= pc.field("interval").isin(asked["interval"].unique().to_list())
-        symbols = asked["symbol"].unique().to_list()
+        chosen &= pc.field("interval").isin(search.intervals)
+        symbols = search.symbols
         if len(symbols) <= _FEW_SYMBOLS:
             chosen &= pc.field("symbol").isin(symbols)
-        rows = self._read("gold.bars", chosen, before, first, last, symbols[0] if len(symbols) == 1 else None, _BAR_COLUMNS)
-        frame = pl.from_arrow(rows)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return self._read("gold.bars", chosen, before, first, last, symbols[0] if len(symbols) == 1 else None, search.columns)
 
     def _of(self, instrument: Instrument) -> Any:
         return (pc.field("symbol") == instrument.symbol) & (pc.field("venue") == instrument.venue)
@@ -304,53 +297,3 @@ def _concerns(file: DataFile, time: str, first: int, last: int, symbol: str | No
     if symbol is None or "symbol" not in file.smallest:
         return True
     return bool(file.smallest["symbol"] <= symbol <= file.largest["symbol"])
-
-
-def _as_frame(wanted: Sequence[SeriesWanted]) -> pl.DataFrame:
-    """One row a series; `left` = how many bars are still wanted, null = all."""
-    return pl.DataFrame(
-        {
-            "series": range(len(wanted)),
-            "venue": [each.instrument.venue for each in wanted],
-            "symbol": [each.instrument.symbol for each in wanted],
-            "interval": [each.interval for each in wanted],
-            "end_start": [each.end_start for each in wanted],
-            "start_from": [NO_TIME if each.start_from is None else each.start_from for each in wanted],
-            "left": pl.Series([each.count for each in wanted], dtype=pl.Int64),
-        }
-    )
-
-
-def _latest(rows: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    """Return for each series its bars in range, each in its latest revision, at most as many as are left to find."""
-    found = (
-        rows.lazy()
-        .with_columns(pl.col("start", "available_at").cast(pl.Int64))
-        .join(asked.lazy(), on=["venue", "symbol", "interval"])
-        .filter((pl.col("start") < pl.col("end_start")) & (pl.col("start") >= pl.col("start_from")))
-        .sort("series", "start", "available_at")
-        .unique(["series", "start"], keep="last", maintain_order=True)
-    )
-    from_end = pl.len().over("series") - pl.int_range(pl.len()).over("series")
-    kept = found.filter(pl.col("left").is_null() | (from_end <= pl.col("left")))
-    return kept.select("series", "start", *_OHLCV).collect()
-
-
-def _still_wanted(asked: pl.DataFrame, found: pl.DataFrame, read_from: int) -> pl.DataFrame:
-    counts = found.group_by("series").len("got")
-    left = asked.join(counts, on="series", how="left").with_columns(left=pl.col("left") - pl.col("got").fill_null(0))
-    more = (pl.col("left").is_null() | (pl.col("left") > 0)) & (pl.col("start_from") < read_from)
-    return left.filter(more).drop("got")
-
-
-def _by_series(pieces: Sequence[pl.DataFrame], wanted: Sequence[SeriesWanted]) -> dict[SeriesWanted, BarColumns]:
-    """Cut the bars found into one set of columns a series, by rising start."""
-    if not pieces:
-        return {}
-    rows = pl.concat(pieces).sort("series", "start")
-    ends = rows.group_by("series", maintain_order=True).len("count").with_columns(end=pl.col("count").cum_sum())
-    columns = {name: rows[name].to_numpy() for name in ("start", *_OHLCV)}
-    return {
-        wanted[series]: BarColumns(**{name: column[end - count : end] for name, column in columns.items()})
-        for series, count, end in ends.iter_rows()
-    }

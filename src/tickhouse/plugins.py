@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_type_hints
 
@@ -21,7 +23,8 @@ SOURCES = "tickhouse.sources"
 SINKS = "tickhouse.sinks"
 
 
-def names(group: str) -> dict[str, EntryPoint]:
+@cache  # looking through everything installed takes 50 ms
+def names(group: str) -> Mapping[str, EntryPoint]:
     """Return the plug-ins of a group by name, loading none."""
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
 

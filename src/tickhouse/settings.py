@@ -5,8 +5,12 @@ Components receive their own section, never the tree. `tickhouse config` prints 
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import itertools
 import os
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +30,7 @@ __all__ = [
     "Settings",
     "Sources",
     "SparkSettings",
+    "explained",
     "find_file",
     "load",
 ]
@@ -37,7 +42,7 @@ _NOT_SETTINGS = {"TICKHOUSE_HOUSE", "TICKHOUSE_CONFIG", "TICKHOUSE_SHARED"}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class HouseRules(_Section):
@@ -253,6 +258,21 @@ def load(file: Path | None = None, overrides: dict[str, Any] | None = None) -> t
         first = error.errors()[0]
         dotted = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{dotted} = {first.get('input')!r} ({_where(origin, dotted)}): {first['msg']}") from error
+
+
+def explained(record: type[BaseModel]) -> dict[str, str]:
+    """Return the text that stands under each field of a settings record in its source.
+
+    Read for documentation only: pydantic would do it whenever a program starts, for a tenth of a second.
+    """
+    (written,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
+    assert isinstance(written, ast.ClassDef)
+    found = {}
+    for field, under in itertools.pairwise(written.body):
+        match field, under:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found
 
 
 def _from_file(file: Path | None) -> list[tuple[str, Any, str]]:

@@ -7,14 +7,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from tickhouse.model import NO_TIME
 
-if TYPE_CHECKING:  # a question loads no engine to paint its answer
+if TYPE_CHECKING:  # a question loads no engine to paint its answer, a replay no polars
+    import polars as pl
+
     from tickhouse.live import Board
     from tickhouse.pipeline import Counts
     from tickhouse.quality.verify import Report

@@ -140,7 +140,7 @@ def _asked_rules(settings: Settings) -> Rules | None:
 
 
 def _opener() -> Opener:
-    return Opener([build(SOURCES, name, {}) for name in names(SOURCES)])
+    return Opener(build(SOURCES, name, {}) for name in names(SOURCES))
 
 
 def _reached(house: HouseFolder, tables: Iterable[str]) -> int:

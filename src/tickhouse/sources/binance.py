@@ -2,6 +2,7 @@
 
 Spot delivers single trades (`trade`), USD-M futures aggregated ones (`aggTrade`): one kind a symbol (rule R1). A recording of
 aggregated spot trades is read too. The pull side, for refills and reconciliation, is `binance_rest.py`.
+Whoever connects loads the transport: a replay only parses, and aiohttp takes a quarter of a second.
 
 Reference: https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams and
 https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,10 +22,11 @@ from tickhouse.clock import Clock, SystemClock
 from tickhouse.errors import DataError, MalformedError, OutOfRangeError
 from tickhouse.model import Event, Feed, Side, Trade
 from tickhouse.sources.base import IGNORED, Frame, Parsed
-from tickhouse.sources.binance_rest import BinanceRest, spell
 from tickhouse.sources.rejection import reject
-from tickhouse.sources.transport import TransportSettings, WebSocketTransport
 from tickhouse.symbols import normalise
+
+if TYPE_CHECKING:
+    from tickhouse.sources.binance_rest import BinanceRest
 
 __all__ = ["Binance", "BinanceSettings"]
 
@@ -63,7 +65,7 @@ _FEEDS_KEPT = 65_536
 class BinanceSettings(BaseModel):
     """What to take from Binance."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     symbols: tuple[str, ...] = Field(default=_TOP, min_length=1, max_length=1024)
     """Pairs, e.g. "BTC-USDT" or "btcusdt"; a connection takes up to 1024."""
@@ -221,8 +223,12 @@ class Binance:
         Raises:
             ConfigError: the very first connection is refused.
         """
+        from tickhouse.sources.binance_rest import spell
+        from tickhouse.sources.transport import TransportSettings, WebSocketTransport
+
         settings = self._settings
-        names = self._stream_names()
+        kind = "trade" if settings.market == "spot" else "aggTrade"
+        names = [f"{spell(symbol).lower()}@{kind}" for symbol in settings.symbols]
         address = f"{settings.ws_url}/stream"
         opening: list[str] = []
         if len(names) <= _LONGEST_ADDRESS:
@@ -263,6 +269,8 @@ class Binance:
 
     def rest(self) -> BinanceRest:
         """Return a client of the REST interface with these settings; an async context manager."""
+        from tickhouse.sources.binance_rest import BinanceRest
+
         settings = self._settings
         return BinanceRest(settings.rest_url, settings.market, self.feed, self._clock, settings.api_key)
 
@@ -283,10 +291,6 @@ class Binance:
                 known.clear()
             feed = known[spelled] = Feed(self.name, venue, symbol, id_space, "contiguous", spelled)
         return feed
-
-    def _stream_names(self) -> list[str]:
-        kind = "trade" if self._settings.market == "spot" else "aggTrade"
-        return [f"{spell(symbol).lower()}@{kind}" for symbol in self._settings.symbols]
 
     def _parse_slowly(self, payload: bytes, received_at: int) -> Parsed:
         try:

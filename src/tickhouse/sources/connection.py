@@ -28,7 +28,7 @@ _WORTH_RETRYING = {403, 408, 418, 425, 429}
 class TransportSettings(BaseModel):
     """How patient a connection is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     quiet_s: float = Field(default=45.0, gt=0)
     """A socket with neither data nor ping for so long is dead; more than twice the provider's ping interval."""

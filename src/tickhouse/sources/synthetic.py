@@ -69,7 +69,7 @@ _BAD_FRAMES = (
 class SyntheticSettings(BaseModel):
     """What the made-up market does."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     symbols: int = Field(default=12, ge=1, le=100_000)
     """How many; activity falls with their rank (Zipf)."""
