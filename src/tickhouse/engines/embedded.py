@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 Listener = Callable[[Batch, Outputs], None]
 """Called in a thread of the engine with each batch and what it became, before any sink has it."""
 
-_COMMIT_ROWS = 1_000_000
+_COMMIT_ROWS = 2_000_000
 _QUEUED_ROWS = 400_000
 _READ_TIMEOUT_S = 0.1
 _BEHIND_ROWS = MAX_MESSAGE_ROWS // 2

@@ -7,7 +7,8 @@ the position they reach. `LakeTables` reads the same tables, each at one version
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from deltalake import DeltaTable
 
 from tickhouse.errors import ConfigError, FatalError, LogCorruptError
 from tickhouse.model import Position
+from tickhouse.processes import cores
 from tickhouse.sinks.base import Outputs
 from tickhouse.sinks.lake_compaction import Layout, close_day, merge_small
 from tickhouse.sinks.lake_encode import EncodedRows, TableEncoder, known_tables
@@ -31,13 +33,15 @@ __all__ = ["Lake", "LakeTables"]
 _log = structlog.get_logger(__name__)
 
 _VACUUM_EVERY = 20  # merges
+_FEW_ROWS = 16_384
 _RESTORE = "restore it from a backup, or make the house anew"
 
 
 class Lake:
     """The sink that keeps every table; one process writes it, any number read it.
 
-    Encoding happens in the thread that calls `write`; small files are merged in a thread of the lake's own.
+    Tables are written and committed side by side in two threads, few rows in the thread that calls; small files are merged in
+    another thread of the lake's own.
 
     Args:
         path: The lake's folder; made where it is absent.
@@ -55,6 +59,7 @@ class Lake:
         except OSError as error:
             raise ConfigError(f"the lake's folder {path} cannot be made ({error.strerror}); name another --house") from error
         self._tables = {name: _TableSink(path, table, durable=durable) for name, table in TABLES.items()}
+        self._threads = ThreadPoolExecutor(min(2, cores()), "tickhouse-lake")
         self._merges = 0
         self._merging: threading.Thread | None = None
 
@@ -70,8 +75,16 @@ class Lake:
             FatalError: the disk is full or refuses.
         """
         known_tables(outputs)
-        for name, sink in self._tables.items():
-            sink.write(outputs.partition, outputs.position, outputs.tables.get(name))
+
+        def write(sink: _TableSink) -> None:
+            sink.write(outputs.partition, outputs.position, outputs.tables.get(sink.table.name))
+
+        sizes = {name: len(rows) for name, rows in outputs.tables.items()}
+        if sum(sizes.values()) < _FEW_ROWS:
+            for sink in self._tables.values():
+                write(sink)
+        else:
+            self._each(write, sorted(self._tables.values(), key=lambda sink: -sizes.get(sink.table.name, 0)))
 
     def take(self, partition: int, encoded: Mapping[str, EncodedRows]) -> None:
         """Take rows that a `RangeEncoder` encoded elsewhere; files whose rows a table already has are removed.
@@ -86,11 +99,10 @@ class Lake:
         """Make what was written visible, each table with its position in the same commit.
 
         Raises:
-            TransientError: try again; the tables committed before the failing one stay committed.
+            TransientError: try again; the tables that were committed stay so.
             FatalError: the disk is full or refuses; nothing of the failed table is visible.
         """
-        for sink in self._tables.values():
-            sink.commit(everything=everything)
+        self._each(lambda sink: sink.commit(everything=everything), list(self._tables.values()))
         self._merge_when_due()
 
     def compact(self, day: date | str | None = None, layout: Layout = "date") -> dict[str, dict[str, int]]:
@@ -139,8 +151,16 @@ class Lake:
     def close(self) -> None:
         """Drop what was not committed and wait for a merge under way."""
         self._wait_for_merge()
+        self._threads.shutdown()
         for sink in self._tables.values():
             sink.abandon()
+
+    def _each(self, work: Callable[[_TableSink], None], sinks: Sequence[_TableSink]) -> None:
+        """Do the work for each table, two at a time, in this order; raise the first error once all have ended."""
+        ended = [self._threads.submit(work, sink) for sink in sinks]
+        wait(ended)
+        for one in ended:
+            one.result()
 
     def _merge_when_due(self) -> None:
         if not self._merge_every or (self._merging is not None and self._merging.is_alive()):

@@ -192,6 +192,7 @@ class FileWriter:
         self._full = root / self._file.path
         self._full.parent.mkdir(parents=True, exist_ok=True)
         encodings = _encodings(table)
+        self._footers: list[pq.FileMetaData] = []
         self._writer = pq.ParquetWriter(
             self._full,
             _file_schema(table),
@@ -201,6 +202,7 @@ class FileWriter:
             write_statistics=_described(table),
             write_batch_size=_BATCH_ROWS,
             store_schema=False,  # a stored Arrow schema would bring dictionary types back to readers
+            metadata_collector=self._footers,
         )
 
     def write(self, rows: pa.Table) -> None:
@@ -209,43 +211,32 @@ class FileWriter:
             return
         self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
         self._file.rows += len(rows)
-        for name in _described(self._table):
-            self._describe(name, rows.column(name))
 
     def finish(self) -> DataFile:
         """Close the file and return what it holds."""
         self._writer.close()
         self._file.size_bytes = self._full.stat().st_size
+        self._describe(self._footers[0])
         return self._file
 
     def abandon(self) -> None:
         """Close and remove the file."""
-        with suppress(OSError, pa.ArrowException):  # a full disk cannot take the footer either
+        with suppress(OSError, pa.ArrowException, RuntimeError):  # a full disk takes no footer either, and then there is none
             self._writer.close()
         self._full.unlink(missing_ok=True)
 
-    def _describe(self, name: str, column: pa.ChunkedArray) -> None:
-        file = self._file
-        file.nulls[name] = file.nulls.get(name, 0) + column.null_count
-        if column.null_count == len(column):
-            return
-        smallest, largest = _extremes(column)
-        file.smallest[name] = min(smallest, file.smallest.get(name, smallest))
-        file.largest[name] = max(largest, file.largest.get(name, largest))
-
-
-def _extremes(column: pa.ChunkedArray) -> tuple[Any, Any]:
-    if pa.types.is_dictionary(column.type):
-        column = _used(column.chunk(0))
-    found = pc.min_max(column).as_py()
-    return found["min"], found["max"]
-
-
-def _used(column: pa.Array) -> pa.Array:
-    """Return the values of a dictionary that stand in some row."""
-    used = np.zeros(len(column.dictionary), np.bool_)
-    used[column.indices.drop_null().to_numpy()] = True
-    return column.dictionary.filter(pa.array(used))
+    def _describe(self, footer: pq.FileMetaData) -> None:
+        """Take from the row groups' statistics what the log is to say of the file."""
+        file, places = self._file, range(footer.num_columns)
+        for group in range(footer.num_row_groups):
+            for column in map(footer.row_group(group).column, places):
+                name, told = column.path_in_schema, column.statistics
+                if told is None:
+                    continue
+                file.nulls[name] = file.nulls.get(name, 0) + told.null_count
+                if told.has_min_max:
+                    file.smallest[name] = min(told.min, file.smallest.get(name, told.min))
+                    file.largest[name] = max(told.max, file.largest.get(name, told.max))
 
 
 class TableWriter:
