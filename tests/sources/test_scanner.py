@@ -15,6 +15,7 @@ from tickhouse.sources.files.columns import find_columns
 from tickhouse.sources.files.flat import FlatBlockBuilder, json_record, numbered_lines
 from tickhouse.sources.files.rows import FlatRows
 from tickhouse.sources.files.scanner import LineScanner
+from tickhouse.sources.files.text import Chunk
 
 T0 = 1_767_225_600_000
 NAMES = ["s", "p", "v", "t", "id", "r", "m", "c", "x"]
@@ -33,7 +34,7 @@ def both(text: bytes, names=NAMES, first=0, **options):
         builder = FlatBlockBuilder(rows, json_record)
         trades = None
         if fast:
-            scanned = LineScanner(columns, options, rows).scan(text, first)
+            scanned = LineScanner(columns, options, rows).scan(Chunk.of(text), first)
             trades, lines, end = scanned
             handed = len(lines)
         else:
@@ -213,7 +214,7 @@ def test_new_layout_is_learned_from_the_lines_that_do_not_fit():
     scanner = LineScanner(columns, options, rows)
     first = "".join(f'{{"s":"AAPL","p":1.5,"t":{T0},"v":2,"id":{i}}}\n' for i in range(50)).encode()
     other = "".join(f'{{"id":{i},"s":"AAPL","p":1.5,"t":{T0},"v":2}}\n' for i in range(50)).encode()
-    handed = [len(scanner.scan(chunk, 0).unusual) for chunk in (first, other, other, first, first)]
+    handed = [len(scanner.scan(Chunk.of(chunk), 0).unusual) for chunk in (first, other, other, first, first)]
     assert handed == [0, 50, 0, 50, 0]
 
 

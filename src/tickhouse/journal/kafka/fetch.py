@@ -21,8 +21,9 @@ from numba.core.cgutils import raw_memcpy
 from numba.extending import intrinsic
 
 from tickhouse.errors import ConfigError, FatalError
-from tickhouse.journal.kafka.received import PADDING, Received, empty_received
+from tickhouse.journal.kafka.received import Received, empty_received
 from tickhouse.model import I64
+from tickhouse.scanning import PADDING
 
 __all__ = ["Fetched", "Fetcher"]
 

@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tickhouse.model import I64
+from tickhouse.scanning import PADDING
 
-__all__ = ["PADDING", "Received", "empty_received", "received"]
-
-PADDING = 16
-"""Bytes after the last message: a number that is cut short is read to its end before anybody looks where that is."""
+__all__ = ["Received", "empty_received", "received"]
 
 
 @dataclass(frozen=True, slots=True)

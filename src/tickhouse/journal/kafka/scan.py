@@ -108,7 +108,7 @@ def _feed_of(head: bytes) -> Feed | None:
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _scan(
-    buf: Any, begins: Any, ends: Any, schema: Any, slots: Any, arena: Any, bounds: Any, texts: Any,
+    buf: Any, begins: Any, ends: Any, schema: Any, slots: Any, arena: Any, bounds: Any, lengths: Any, texts: Any,
     out_line: Any, out_head: Any, out_ts: Any, out_received: Any, out_price: Any, out_size: Any, out_id: Any, out_side: Any,
     odd: Any,
 ) -> Any:  # fmt: skip
@@ -119,9 +119,9 @@ def _scan(
         head = np.int64(-1)
         if end > begin:
             found = json_trade(buf, begin, end) if byte(buf, begin) == 123 else avro_trade(buf, begin, end, schema)
-            head_begin, head_end, hashed, ts, received, price, size, trade_id, side = found
+            head_begin, head_end, ts, received, price, size, trade_id, side = found
             if head_end >= 0:
-                head = text_code(buf, head_begin, head_end, hashed, slots, arena, bounds, texts)
+                head = text_code(buf, head_begin, head_end, slots, arena, bounds, lengths, texts)
         if head < 0:
             odd[unusual] = line
             unusual += 1

@@ -1,8 +1,8 @@
 """The layouts of a trade's message that the scanner knows, compiled: what `forms.py` and `avro.py` write, and nothing else.
 
-Each function returns (begin of the head, its end, its hash, ts, received_at, price, size, trade_id, side) of the message
-between two places of a buffer; an end of -1 says that it is laid out otherwise. Whoever calls has seen to it that a newline
-follows each message, and `PADDING` bytes the last one.
+Each function returns (begin of the head, its end, ts, received_at, price, size, trade_id, side) of the message between two
+places of a buffer; an end of -1 says that it is laid out otherwise. Whoever calls has seen to it that a newline follows each
+message, and `PADDING` bytes the last one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from tickhouse.model import NO_TIME
-from tickhouse.scanning import HASH_PRIME, byte, decimal, digits
+from tickhouse.scanning import after, byte, decimal, digits, find, literals
 
 __all__ = ["avro_trade", "json_trade"]
 
-_LITERALS = (
+_WORDS, _MASKS, _BOUNDS, _LENGTHS = literals((
     *(b',"ts":', b',"price":', b',"size":', b',"received_at":', b',"trade_id":', b',"side":"', b'buy"', b'sell"'),
     *(b"\x0atrade\x00" + bytes(8), b"\x06buy", b"\x08sell"),  # Avro: kind, not backfilled, eight fields that are null
-)
-_BYTES = np.frombuffer(b"".join(_LITERALS), np.uint8).copy()
-_ENDS = np.cumsum([0, *map(len, _LITERALS)], dtype=np.int64)
+))  # fmt: skip
 _FRAME = 5
 _NAMES = 6
 """Fields between the type and the time: source to provider_symbol."""
@@ -46,24 +44,15 @@ def _double(_typing: Any, address: Any, at: Any) -> Any:  # noqa: ARG001 - their
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def _after(buf: Any, at: Any, which: Any) -> Any:
     """Return where the literal at `at` ends; -1 where another text stands."""
-    for i in range(_ENDS[which], _ENDS[which + 1]):
-        if byte(buf, at) != _BYTES[i]:
-            return -1
-        at += 1
-    return at
+    return after(buf, at, which, _WORDS, _MASKS, _BOUNDS, _LENGTHS)
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
 def json_trade(buf: Any, begin: Any, end: Any) -> Any:
     """Read a JSON object."""
-    at, hashed = begin, np.int64(1)
-    letter: Any = byte(buf, at)
-    while letter != 10:
-        if letter == 44 and byte(buf, at + 1) == 34 and byte(buf, at + 2) == 116 and byte(buf, at + 3) == 115:
-            break
-        hashed = (hashed ^ letter) * HASH_PRIME
-        at += 1
-        letter = byte(buf, at)
+    at = find(buf, begin, 44)
+    while byte(buf, at) == 44 and _after(buf, at, 0) < 0:
+        at = find(buf, at + 1, 44)
     head_end = at
     ts, price, size, received, trade_id, side = 0, 0.0, 0.0, NO_TIME, 0, 0
     at = _after(buf, at, 0)
@@ -95,7 +84,7 @@ def json_trade(buf: Any, begin: Any, end: Any) -> Any:
                 side = 2
     if at < 0 or byte(buf, at) != 125 or at + 1 != end:
         head_end = np.int64(-1)
-    return begin, head_end, hashed, ts, received, price, size, trade_id, side
+    return begin, head_end, ts, received, price, size, trade_id, side
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
@@ -135,7 +124,7 @@ def avro_trade(buf: Any, begin: Any, end: Any, schema: Any) -> Any:
     """Read an Avro record of our schema, whose number in the registry is `schema`, as Confluent's clients frame it."""
     head_begin = begin + _FRAME
     ts, price, size, received, trade_id, side = np.int64(0), 0.0, 0.0, np.int64(NO_TIME), np.int64(0), 0
-    failed = (head_begin, np.int64(-1), np.int64(0), ts, received, price, size, trade_id, side)
+    failed = (head_begin, np.int64(-1), ts, received, price, size, trade_id, side)
     if end - begin < _FRAME or byte(buf, begin) != 0:
         return failed
     number = byte(buf, begin + 1) << 24 | byte(buf, begin + 2) << 16 | byte(buf, begin + 3) << 8 | byte(buf, begin + 4)
@@ -174,7 +163,4 @@ def avro_trade(buf: Any, begin: Any, end: Any, schema: Any) -> Any:
         at = then
     if at < 0 or byte(buf, at) != 0 or _after(buf, at + 1, 8) != end:
         return failed
-    hashed = np.int64(1)
-    for i in range(head_begin, head_end):
-        hashed = (hashed ^ byte(buf, i)) * HASH_PRIME
-    return head_begin, head_end, hashed, ts, received, price, size, trade_id, side
+    return head_begin, head_end, ts, received, price, size, trade_id, side

@@ -26,7 +26,7 @@ from tickhouse.sources.files.frames import CONTROL_PREFIX, FrameReader, is_heart
 from tickhouse.sources.files.parquet import ParquetRows
 from tickhouse.sources.files.rows import FlatRows
 from tickhouse.sources.files.scanner import LineScanner
-from tickhouse.sources.files.text import TextFile
+from tickhouse.sources.files.text import Chunk, TextFile
 
 __all__ = ["Opener", "RecordedFile"]
 
@@ -115,8 +115,8 @@ class RecordedFile:
         with self._path.open("rb") as file:
             if file.read(4) == _PARQUET:
                 return self._find_out_parquet(options)
-        head = next(TextFile(self._path).chunks(_HEAD_BYTES), b"")
-        self._head = numbered_lines(head, 0)
+        head = next(TextFile(self._path).chunks(_HEAD_BYTES), Chunk.of(b""))
+        self._head = numbered_lines(head.text(), 0)
         lines = [line.text for line in self._head if line.text.strip()]
         kind = options.format or self._format(lines, options)
         options = msgspec.structs.replace(options, format=kind)
@@ -166,7 +166,7 @@ class RecordedFile:
 
     def _find_out_frames(self, lines: list[bytes], options: FileOptions) -> FileOptions:
         # A busy feed sends most of a megabyte between two heartbeats: more than the head is looked through.
-        start = next(TextFile(self._path).chunks(), b"").split(b"\n")
+        start = next(TextFile(self._path).chunks(), Chunk.of(b"")).text().split(b"\n")
         self.has_beats = any(CONTROL_PREFIX in line[:64] and is_heartbeat(line) for line in start)
         source = options.source or self._recognised([line for line in lines if CONTROL_PREFIX not in line[:64]])
         names_its_source = any(CONTROL_PREFIX + b'{"source"' in line[:64] for line in lines)
@@ -221,7 +221,7 @@ class RecordedFile:
         reader = self._frame_reader(self.feeds)
         at = 0
         for chunk in self._text.chunks():
-            lines = numbered_lines(chunk, at)
+            lines = numbered_lines(chunk.text(), at)
             for begin in range(0, len(lines), _BLOCK_LINES):
                 piece = lines[begin : begin + _BLOCK_LINES]
                 at += len(piece)
@@ -241,7 +241,7 @@ class RecordedFile:
                 at = scanned.end
                 yield builder.build(at, scanned.trades)
                 continue
-            lines = numbered_lines(chunk, at)
+            lines = numbered_lines(chunk.text(), at)
             at += len(lines)
             if header:
                 skipped = next((i for i, line in enumerate(lines) if line.text.strip()), len(lines))

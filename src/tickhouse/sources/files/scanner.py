@@ -1,6 +1,6 @@
 """Reads flat NDJSON at memory speed: lines of one and the same layout, straight from the bytes into columns.
 
-`files.py` gives it chunks of whole lines. The layout (which keys, in which order, how spaced) is learned from the lines
+`opener.py` gives it chunks of whole lines. The layout (which keys, in which order, how spaced) is learned from the lines
 themselves; a line that differs in any way, or holds anything beyond plain text and plain decimal numbers, is handed back and
 read one by one. What the scanner does read is equal, bit for bit, to what that slow way gives.
 """
@@ -18,10 +18,11 @@ from numba import njit
 from tickhouse.errors import DataError
 from tickhouse.lines import FileOptions
 from tickhouse.model import I64, NO_TIME, Trades
-from tickhouse.scanning import HASH_PRIME, Texts, byte, decimal, digits, text_code
+from tickhouse.scanning import Texts, after, byte, decimal, digits, find, literals, text_code, text_end
 from tickhouse.sources.files.columns import Columns
-from tickhouse.sources.files.flat import Line, json_record
+from tickhouse.sources.files.flat import Line, json_record, numbered_lines
 from tickhouse.sources.files.rows import FlatRows
+from tickhouse.sources.files.text import Chunk
 from tickhouse.sources.files.values import read_side
 
 __all__ = ["LineScanner", "Scanned"]
@@ -86,31 +87,27 @@ class LineScanner:
         """Room for (line, begin, end) of the lines that are handed back."""
         self._layout: _Layout | None = None
 
-    def scan(self, chunk: bytes, first: int) -> Scanned:
-        """Read `chunk`, whole lines of which the first has number `first`."""
-        if not chunk.endswith(b"\n"):
-            chunk += b"\n"
+    def scan(self, chunk: Chunk, first: int) -> Scanned:
+        """Read whole lines of which the first has number `first`."""
         if self._layout is None:
-            self._layout = self._learn(chunk[: 1 << 16].split(b"\n")[:_LEARN_LINES])
+            self._layout = self._learn(chunk.text(0, min(chunk.size, 1 << 16)).split(b"\n")[:_LEARN_LINES])
         if self._layout is None:
-            lines = [Line(first + i, text.removesuffix(b"\r")) for i, text in enumerate(chunk[:-1].split(b"\n"))]
+            lines = numbered_lines(chunk.text(), first)
             return Scanned(self._trades(_Raw(0), 0), lines, first + len(lines))
         scanned = self._scan_layout(chunk, first, self._layout)
         if len(scanned.unusual) > (scanned.end - first) // 2:
             self._layout = self._learn(line.text for line in scanned.unusual[:_LEARN_LINES]) or self._layout
         return scanned
 
-    def _scan_layout(self, chunk: bytes, first: int, layout: _Layout) -> Scanned:
-        raw = _Raw(len(chunk) // layout.shortest + 1)
-        if len(self._odd) < len(chunk):
-            self._odd = np.empty((len(chunk), 3), np.int64)
-        text = np.frombuffer(chunk, np.uint8)
+    def _scan_layout(self, chunk: Chunk, first: int, layout: _Layout) -> Scanned:
+        raw = _Raw(chunk.size // layout.shortest + 1)
+        if len(self._odd) < chunk.size:
+            self._odd = np.empty((chunk.size, 3), np.int64)
         good, unusual, end = _scan(
-            text.ctypes.data,
-            len(text),
+            chunk.memory.ctypes.data,
+            chunk.size,
             first,
-            layout.literals.ctypes.data,
-            layout.literal_ends,
+            *layout.literals,
             layout.kinds,
             self._scales,
             self._words,
@@ -127,13 +124,14 @@ class LineScanner:
             self._odd,
         )
         self._intern()
-        lines = [Line(number, chunk[begin:stop].removesuffix(b"\r")) for number, begin, stop in self._odd[:unusual].tolist()]
+        odd = self._odd[:unusual].tolist()
+        lines = [Line(number, chunk.text(begin, stop).removesuffix(b"\r")) for number, begin, stop in odd]
         code = self._codes[raw.symbol[:good]]
         if not good or code.min() >= 0:
             return Scanned(self._trades(raw, good), lines, end)
         for i in np.flatnonzero(code < 0).tolist():
             begin = int(raw.start[i])
-            lines.append(Line(int(raw.offset[i]), chunk[begin : chunk.index(b"\n", begin)].removesuffix(b"\r")))
+            lines.append(Line(int(raw.offset[i]), chunk.text(begin).partition(b"\n")[0].removesuffix(b"\r")))
         lines.sort()
         return Scanned(self._trades(raw, good, code >= 0), lines, end)
 
@@ -178,8 +176,8 @@ class LineScanner:
                 found[layout] += 1
         if not found:
             return None
-        (literals, kinds), _ = found.most_common(1)[0]
-        return _Layout(literals, kinds)
+        (between, kinds), _ = found.most_common(1)[0]
+        return _Layout(between, kinds)
 
     def _layout_of(self, text: bytes) -> tuple[tuple[bytes, ...], tuple[int, ...]] | None:
         try:
@@ -206,11 +204,10 @@ class LineScanner:
 class _Layout:
     """The bytes between the values of a line, and what the values are."""
 
-    def __init__(self, literals: Sequence[bytes], kinds: Sequence[int]) -> None:
-        self.literals = np.frombuffer(b"".join(literals), np.uint8).copy()
-        self.literal_ends = np.cumsum([len(literal) for literal in literals], dtype=np.int64)
+    def __init__(self, between: Sequence[bytes], kinds: Sequence[int]) -> None:
+        self.literals = literals(between)
         self.kinds = np.array(kinds, np.int64)
-        self.shortest = len(self.literals) + len(kinds) + 1
+        self.shortest = int(self.literals.lengths.sum()) + len(kinds) + 1
 
 
 class _Raw:
@@ -229,18 +226,6 @@ class _Raw:
 
 def _packed(word: str) -> int:
     return int.from_bytes(word.encode(), "big")
-
-
-@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
-def _text_end(buf: Any, at: Any) -> Any:
-    """Return where the plain ASCII text from `at` on ends (its closing quote); -1 where it is not plain."""
-    while True:
-        letter = byte(buf, at)
-        if letter == 34:
-            return at
-        if letter < 32 or letter == 92 or letter >= 128:
-            return -1
-        at += 1
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[untyped-decorator]
@@ -267,7 +252,7 @@ def _word(buf: Any, at: Any) -> Any:
 def _skipped(buf: Any, at: Any) -> Any:
     """Return where a plain value that nobody needs ends; -1 where it is not plain."""
     if byte(buf, at) == 34:
-        end = _text_end(buf, at + 1)
+        end = text_end(buf, at + 1)
         return end + 1 if end >= 0 else -1
     if _is_null(buf, at):
         return at + 4
@@ -282,8 +267,10 @@ def _scan(
     buf: Any,
     total: Any,
     line: Any,
-    literals: Any,
-    literal_ends: Any,
+    literal_words: Any,
+    literal_masks: Any,
+    literal_bounds: Any,
+    literal_lengths: Any,
     kinds: Any,
     scales: Any,
     words: Any,
@@ -291,6 +278,7 @@ def _scan(
     slots: Any,
     arena: Any,
     bounds: Any,
+    lengths: Any,
     symbols: Any,
     out_symbol: Any,
     out_price: Any,
@@ -304,7 +292,7 @@ def _scan(
 ) -> Any:
     """Return (lines read, lines handed back, number of the line after the last).
 
-    `buf` is the address of `total` bytes, the last of which is a newline; `literals` is an address, too.
+    `buf` is the address of `total` bytes, the last of which is a newline; `PADDING` more follow them.
     """
     fields = len(kinds)
     start = 0
@@ -314,16 +302,9 @@ def _scan(
     while start < total:
         at = start
         symbol, price, size, ts, received, trade_id, side = 0, 0.0, 0.0, 0, NO_TIME, 0, 0
-        literal = 0
         for field in range(fields + 1):
-            stop = literal_ends[field]
-            while literal < stop and byte(buf, at) == byte(literals, literal):
-                literal += 1
-                at += 1
-            if literal < stop:
-                at = -1
-                break
-            if field == fields:
+            at = after(buf, at, field, literal_words, literal_masks, literal_bounds, literal_lengths)
+            if at < 0 or field == fields:
                 break
             kind = kinds[field]
             quoted = byte(buf, at) == 34
@@ -334,17 +315,11 @@ def _scan(
                     at = -1
                     break
                 begin = at
-                hashed = np.int64(1)
-                while True:
-                    letter = byte(buf, at)
-                    if letter == 34 or letter < 32 or letter == 92 or letter >= 128:
-                        break
-                    hashed = (hashed ^ letter) * HASH_PRIME
-                    at += 1
-                if byte(buf, at) != 34 or at == begin:
+                at = text_end(buf, at)
+                if at <= begin:
                     at = -1
                     break
-                symbol = text_code(buf, begin, at, hashed, slots, arena, bounds, symbols)
+                symbol = text_code(buf, begin, at, slots, arena, bounds, lengths, symbols)
                 if symbol < 0:
                     at = -1
                     break
@@ -407,9 +382,7 @@ def _scan(
             good += 1
             start = at + 1
         else:
-            at = start
-            while byte(buf, at) != 10:
-                at += 1
+            at = find(buf, start, 10)
             odd[unusual, 0] = line
             odd[unusual, 1] = start
             odd[unusual, 2] = at

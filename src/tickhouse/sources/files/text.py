@@ -1,23 +1,50 @@
 """Reads a text file, plain or compressed, as chunks of whole lines.
 
-The lowest step of `files.py`. A compressed file that was cut short gives every line up to the cut.
+The lowest step of `sources/files`. A compressed file that was cut short gives every line up to the cut.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import zstandard
 
-__all__ = ["CHUNK_BYTES", "TextFile"]
+from tickhouse.scanning import PADDING
+
+__all__ = ["CHUNK_BYTES", "Chunk", "TextFile"]
 
 CHUNK_BYTES = 1 << 22
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
 _PIECE_BYTES = 1 << 17
+_NEWLINE = 10
+
+Piece = bytes | memoryview
+
+
+class Chunk(NamedTuple):
+    """Whole lines, each of which ends with a newline; there until the next chunk is asked for."""
+
+    memory: npt.NDArray[np.uint8]
+    """The lines, and at least `PADDING` bytes more."""
+    size: int
+    """Bytes of the lines."""
+
+    @classmethod
+    def of(cls, text: bytes) -> Chunk:
+        """Return lines as a chunk; the last one may lack its newline."""
+        ended = text if not text or text.endswith(b"\n") else text + b"\n"
+        return cls(np.frombuffer(ended + bytes(PADDING), np.uint8), len(ended))
+
+    def text(self, begin: int = 0, end: int | None = None) -> bytes:
+        """Return the bytes from `begin` to `end`."""
+        return self.memory[begin : self.size if end is None else end].tobytes()
 
 
 class TextFile:
@@ -30,9 +57,9 @@ class TextFile:
         self.torn = False
         """The compressed data ended early or is damaged; known once `chunks` has ended."""
 
-    def chunks(self, size: int = CHUNK_BYTES) -> Iterator[bytes]:
-        """Yield the text in pieces of about `size` bytes that end with a newline; only the last one may lack it."""
-        with self._path.open("rb") as file:
+    def chunks(self, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
+        """Yield the text in chunks of about `size` bytes."""
+        with self._path.open("rb", buffering=0) as file:
             magic = file.read(4)
             file.seek(0)
             if magic.startswith(_GZIP):
@@ -40,15 +67,16 @@ class TextFile:
             elif magic == _ZSTD:
                 pieces = self._decompressed(file, lambda: zstandard.ZstdDecompressor().decompressobj())
             else:
-                pieces = self._plain(file, size)
+                pieces = self._plain(file)
             yield from _whole_lines(pieces, size)
 
-    def _plain(self, file: BinaryIO, size: int) -> Iterator[bytes]:
-        while piece := file.read(size):
-            self.bytes_read += len(piece)
-            yield piece
+    def _plain(self, file: RawIOBase) -> Iterator[Piece]:
+        piece = memoryview(bytearray(_PIECE_BYTES))
+        while count := file.readinto(piece):
+            self.bytes_read += count
+            yield piece[:count]
 
-    def _decompressed(self, file: BinaryIO, begin: Any) -> Iterator[bytes]:
+    def _decompressed(self, file: RawIOBase, begin: Any) -> Iterator[Piece]:
         member = begin()
         fed = False
         while piece := file.read(_PIECE_BYTES):
@@ -66,32 +94,30 @@ class TextFile:
         self.torn = fed
 
 
-def _whole_lines(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    held: list[bytes] = []
-    length, wanted = 0, size
+def _whole_lines(pieces: Iterator[Piece], size: int) -> Iterator[Chunk]:
+    held = bytearray(size + _PIECE_BYTES + PADDING)
+    filled, wanted = 0, size
     first = True
     for given in pieces:
         piece = given
-        if first and piece:
-            piece, first = piece.removeprefix(_BOM), False
-        held.append(piece)
-        length += len(piece)
-        if length < wanted:
+        if first and len(piece):
+            piece, first = piece[len(_BOM) :] if piece[: len(_BOM)] == _BOM else piece, False
+        while filled + len(piece) + PADDING > len(held):
+            held = held.ljust(2 * len(held))
+        held[filled : filled + len(piece)] = piece
+        filled += len(piece)
+        if filled < wanted:
             continue
-        cut = piece.rfind(b"\n") + 1
-        if cut:
-            whole = piece[:cut] if len(held) == 1 else b"".join([*held[:-1], piece[:cut]])
-            held = [piece[cut:]] if cut < len(piece) else []
-        else:
-            whole = b"".join(held)
-            cut = whole.rfind(b"\n") + 1
-            if not cut:
-                # No newline so far: one long line. Joining only when the held bytes have doubled keeps this linear.
-                held, wanted = [whole], 2 * length
-                continue
-            held = [whole[cut:]]
-            whole = whole[:cut]
-        length, wanted = sum(map(len, held)), size
-        yield whole
-    if rest := b"".join(held):
-        yield rest
+        cut = held.rfind(b"\n", 0, filled) + 1
+        if not cut:  # one long line: to look again only when what is held has doubled keeps this linear
+            wanted = 2 * filled
+            continue
+        yield Chunk(np.frombuffer(held, np.uint8), cut)
+        rest = held[cut:filled]
+        held[: len(rest)] = rest
+        filled, wanted = len(rest), size
+    if filled:
+        if held[filled - 1] != _NEWLINE:
+            held[filled] = _NEWLINE
+            filled += 1
+        yield Chunk(np.frombuffer(held, np.uint8), filled)
