@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +292,45 @@ def test_moved_file_is_found_when_it_is_named_again(house, tmp_path):
     moved = path.rename(tmp_path / "b")
     assert journal.add_files([moved]) == [moved]
     assert sum(len(batch.trades) for batch in batches(journal)) == 3
+
+
+def test_digest_of_a_file_is_known_once_it_is_read(house, tmp_path):
+    journal = house()
+    path = flat(tmp_path / "a", [T0] * 3)
+    journal.add_files([path])
+    assert journal.files()[0].sha256 is None
+    batches(journal)
+    assert journal.files()[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert journal.name() == journal.files()[0].sha256[:12]
+
+
+def test_digest_that_a_kill_left_out_is_made_up_for(house, tmp_path):
+    journal = house()
+    path = flat(tmp_path / "a", [T0] * 3)
+    journal.add_files([path])
+    journal.close()
+    again = house()
+    batches(again)
+    assert again.files()[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_file_that_may_be_one_that_is_gone_is_refused(house, tmp_path):
+    journal = house()
+    path = flat(tmp_path / "a", [T0] * 3)
+    journal.add_files([path])
+    text = path.read_bytes()
+    path.unlink()
+    copy = tmp_path / "copy"
+    copy.write_bytes(text)
+    os.utime(copy, (1, 1))
+    with pytest.raises(ConfigError, match=r"copy may be .*a, which this house still needs"):
+        journal.add_files([copy])
+    path.write_bytes(text)
+    os.utime(path, ns=(journal.files()[0].mtime_ns,) * 2)
+    assert journal.add_files([copy]) == [copy]
+    other = flat(tmp_path / "other", [T0 + 5] * 3)
+    assert other.stat().st_size == path.stat().st_size
+    assert journal.add_files([other]) == []
 
 
 def test_other_rules_need_a_new_house(house):

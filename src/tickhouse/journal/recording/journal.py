@@ -7,15 +7,16 @@ list, the rules and the checkpoints is stored here, in `journal.db`; the lines a
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 
 import msgspec
 
-from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
+from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError, TickhouseError
+from tickhouse.journal.recording.digest import sha256
 from tickhouse.journal.recording.reader import FileEntry, RecordingReader, check_order
 from tickhouse.journal.sqlite_file import connect_read_only, journal_file, translated
 from tickhouse.lines import FileOptions, LineFile, OpenFile
@@ -25,6 +26,8 @@ from tickhouse.rules import Rules
 __all__ = ["FileEntry", "Recording"]
 
 _KIND = "recording"
+_NOT_KNOWN = "?"
+"""What stands for the digest of a file that has not been read through yet begins with it."""
 _SCHEMA = """
 create table if not exists meta (key text primary key, value text not null) without rowid;
 create table if not exists files (
@@ -49,6 +52,9 @@ class Recording:
         self._open_file = open_file
         self._read_only = read_only
         self._lock = Lock()
+        self._closing = Event()
+        self._identifying: Thread | None = None
+        """Notes digests of new files while they are read."""
 
     @classmethod
     def create_or_open(cls, path: Path, rules: Rules | None, open_file: OpenFile, *, read_only: bool = False) -> Recording:
@@ -99,8 +105,8 @@ class Recording:
 
     def name(self) -> str:
         """Return what tells this list of files from another: a digest of the first file, the same wherever the list is made."""
-        files = self.files()
-        return files[0].sha256[:12] if files else ""
+        self._identify(1)
+        return next((entry.sha256[:12] for entry in self.files() if entry.sha256 is not None), "")
 
     def add_files(self, paths: Iterable[Path], options: FileOptions | None = None) -> list[Path]:
         """Put files at the end of the list; return those that it has already, which are not added again.
@@ -110,26 +116,26 @@ class Recording:
         Raises:
             ConfigError: a file cannot be read in this way, or is older than the house's clock.
         """
-        known = {entry.sha256: entry for entry in self.files()}
+        known = self.files()
+        new: list[FileEntry] = []
         skipped: list[Path] = []
-        rows: dict[str, tuple[str, str, int, int, bytes]] = {}
         clock = self._end_clock()
         for path in paths:
             opened = self._open_file(path, options or FileOptions())
-            digest = _sha256(path)
-            if digest in known or digest in rows:
-                skipped.append(path)
-                self._moved(known.get(digest), path)
-                continue
-            if not rows and clock is not None:
-                check_order(opened, path, clock)
             stat = path.stat()
-            where = str(path.absolute())
-            rows[digest] = (where, digest, stat.st_size, stat.st_mtime_ns, msgspec.json.encode(opened.options, order="sorted"))
+            entry = FileEntry(0, path.absolute(), None, stat.st_size, stat.st_mtime_ns, opened.options, None, NO_TIME, NO_TIME)
+            same = next((other for other in (*known, *new) if _is_same(other, entry)), None)
+            if same is not None:
+                skipped.append(path)
+                self._moved(same, path)
+                continue
+            if not new and clock is not None:
+                check_order(opened, path, clock)
+            new.append(entry)
         with self._lock, translated(self._path), self._database:
             self._database.execute("begin immediate")
             self._database.executemany(
-                "insert into files (path, sha256, bytes, mtime_ns, options) values (?, ?, ?, ?, ?)", rows.values()
+                "insert into files (path, sha256, bytes, mtime_ns, options) values (?, ?, ?, ?, ?)", map(_row, new)
             )
         return skipped
 
@@ -140,6 +146,9 @@ class Recording:
         rules = self.rules()
         if rules is None:
             raise FatalError(f"{self._path} holds no rules; open it with the rules of a new house first")
+        if not self._read_only and self._identifying is None:
+            self._identifying = Thread(target=self._identify, name="tickhouse-digests", daemon=True)
+            self._identifying.start()
         return RecordingReader(self, rules, start, feeds)
 
     def open(self, entry: FileEntry) -> LineFile:
@@ -153,10 +162,10 @@ class Recording:
                 f"{entry.path} is missing, and this house still needs it; put it back, "
                 "or name its new place with `tickhouse replay NEWPATH`"
             )
-        stat = entry.path.stat()
-        if (stat.st_size, stat.st_mtime_ns) != (entry.bytes, entry.mtime_ns) and _sha256(entry.path) != entry.sha256:
+        if not _is_untouched(entry) and (entry.sha256 is None or sha256(entry.path) != entry.sha256):
+            was = "" if entry.sha256 is None else f" (sha256 {entry.sha256[:12]}...)"
             raise FatalError(
-                f"{entry.path} has changed since it was added (sha256 {entry.sha256[:12]}...), and this house still needs it "
+                f"{entry.path} has changed since it was added{was}, and this house still needs it "
                 "as it was; restore it, or replay the files into a new house"
             )
         return self._open_file(entry.path, entry.options)
@@ -165,6 +174,8 @@ class Recording:
         """Note that a file was read to its end: how many lines it has, and the clock there."""
         if self._read_only or entry.lines is not None:
             return
+        if self._identifying is not None:
+            self._identifying.join()  # it is faster than reading
         with self._lock, translated(self._path):
             self._database.execute(
                 "update files set lines = ?, running = ?, last = ? where id = ?",
@@ -204,6 +215,9 @@ class Recording:
 
     def close(self) -> None:
         """Release the file."""
+        self._closing.set()
+        if self._identifying is not None:
+            self._identifying.join()
         with self._lock, translated(self._path):
             self._database.close()
 
@@ -236,8 +250,20 @@ class Recording:
         entries = self.files()
         return entries[-1].last if entries and entries[-1].lines is not None else None
 
-    def _moved(self, entry: FileEntry | None, path: Path) -> None:
-        if entry is not None and not entry.path.is_file():
+    def _identify(self, count: int | None = None) -> None:
+        """Note the digest of files that have none yet, of the first `count` or of all."""
+        for entry in self.files()[:count]:
+            if entry.sha256 is not None or not _is_untouched(entry):
+                continue
+            with suppress(OSError, TickhouseError):  # whoever reads the file meets it, too
+                digest = sha256(entry.path, self._closing)
+                if digest is None or not _is_untouched(entry):
+                    continue
+                with self._lock, translated(self._path):
+                    self._database.execute("update files set sha256 = ? where id = ?", (digest, entry.id))
+
+    def _moved(self, entry: FileEntry, path: Path) -> None:
+        if not entry.path.is_file():
             with self._lock, translated(self._path):
                 self._database.execute("update files set path = ? where id = ?", (str(path.absolute()), entry.id))
 
@@ -254,17 +280,48 @@ def _entry(
     last: int | None,
 ) -> FileEntry:
     used = msgspec.json.decode(options, type=FileOptions)
-    return FileEntry(number, Path(path), digest, size, mtime_ns, used, lines, _time(running), _time(last))
+    known = None if digest.startswith(_NOT_KNOWN) else digest
+    return FileEntry(number, Path(path), known, size, mtime_ns, used, lines, _time(running), _time(last))
+
+
+def _row(entry: FileEntry) -> tuple[str, str, int, int, bytes]:
+    path = str(entry.path)
+    placeholder = f"{_NOT_KNOWN}{entry.mtime_ns} {path}"
+    return path, placeholder, entry.bytes, entry.mtime_ns, msgspec.json.encode(entry.options, order="sorted")
+
+
+def _is_untouched(entry: FileEntry) -> bool:
+    """Say whether a file is there and has the size and the time it was added with."""
+    try:
+        stat = entry.path.stat()
+    except OSError:
+        return False
+    return (stat.st_size, stat.st_mtime_ns) == (entry.bytes, entry.mtime_ns)
+
+
+def _is_same(known: FileEntry, new: FileEntry) -> bool:
+    """Say whether two files hold the same; those of one size are read for it.
+
+    Raises:
+        ConfigError: it cannot be told, because the known one went before it was read through.
+    """
+    if known.bytes != new.bytes:
+        return False
+    if known.sha256 is not None:
+        return known.sha256 == sha256(new.path)
+    if _is_untouched(known):
+        return sha256(known.path) == sha256(new.path)
+    if known.mtime_ns == new.mtime_ns:  # moved
+        return True
+    raise ConfigError(
+        f"{new.path} may be {known.path}, which this house still needs and which is missing or has changed; "
+        "put that back, or replay the files into a new house"
+    )
 
 
 def _difference(stored: Rules, given: Rules) -> str:
     old, new = msgspec.structs.asdict(stored), msgspec.structs.asdict(given)
     return ", ".join(f"{name} {old[name]!r} there, {new[name]!r} now" for name in old if old[name] != new[name])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _time(value: int | None) -> int:

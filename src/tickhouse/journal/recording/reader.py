@@ -40,7 +40,8 @@ class FileEntry(NamedTuple):
 
     id: int
     path: Path
-    sha256: str
+    sha256: str | None
+    """None until it was read through once."""
     bytes: int
     mtime_ns: int
     options: FileOptions
