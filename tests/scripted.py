@@ -22,7 +22,7 @@ from tickhouse.model import Batch, Beats, Event, Feed, Feeds, Identity, Rejected
 from tickhouse.pipeline import Pipeline
 from tickhouse.rules import Rules
 from tickhouse.sinks.lake import Lake
-from tickhouse.tables import TABLES
+from tickhouse.tables import CAUSE, TABLES
 
 __all__ = ["BTC", "MINUTE", "SECOND", "T0", "Script", "feed", "rows_of", "run"]
 
@@ -106,7 +106,7 @@ def run(
     commit_at: Sequence[int] = (),
     live: bool = False,
 ) -> dict[str, pl.DataFrame]:
-    """Run a script and return every table.
+    """Run a script and return every table, in the order of the rows' causes.
 
     Args:
         script: The journal.
@@ -140,7 +140,9 @@ def run(
     if lake is not None:
         lake.close()
     return {
-        name: pl.from_arrow(pa.concat_tables(parts) if parts else TABLES[name].schema.empty_table())
+        name: pl.from_arrow(pa.concat_tables(parts) if parts else TABLES[name].schema.empty_table()).sort(
+            *CAUSE, maintain_order=True
+        )
         for name, parts in collected.items()
     }
 

@@ -61,8 +61,8 @@ class _Piece:
 
     def __init__(self, rows: pa.Table, time: str) -> None:
         self.rows = rows
-        self.offset: int = rows.column("offset")[-1].as_py()
-        """That of the last row, the largest."""
+        self.offset: int = pc.max(rows.column("offset")).as_py()
+        """The largest."""
         self._time = time
 
     @cached_property

@@ -199,9 +199,12 @@ class Pipeline:
         self._look_up_backfill(trades)
         step = self._kernel.feed(trades, beats)
         partition, names = self.partition, self._names
-        silver = rows.silver_trades(partition, trades, step, names)
-        if "bronze.trades" not in self._leave_out:
-            pieces.append(("bronze.trades", rows.bronze_trades(partition, trades, step, names)))
+        stores_all = "bronze.trades" not in self._leave_out
+        # Many trades on their way to a store are laid out as it sorts them; whoever only looks wants them as they came.
+        order = names.by_symbol(trades.feed) if stores_all and self._catching_up else None
+        silver = rows.silver_trades(partition, trades, step, names, order)
+        if stores_all:
+            pieces.append(("bronze.trades", rows.bronze_trades(partition, trades, step, names, order)))
         pieces.append(("silver.trades", silver))
         if step.anomaly.any():
             pieces.append(("gold.anomalies", rows.anomalies(partition, trades, step, names, self.rules, self._threshold)))
