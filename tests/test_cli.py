@@ -85,6 +85,14 @@ def test_query_writes_files(house: Path, tmp_path: Path, suffix: str) -> None:
     assert data["trades"].sum() == 1080
 
 
+@pytest.mark.parametrize("words", [("query", "select count(*) as n from silver.trades"), ("verify",)])
+def test_a_command_that_works_has_nothing_to_complain_of(house: Path, words: tuple[str, ...]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tickhouse", *words, "--house", house], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_verify_proves_and_finds_what_was_changed(tmp_path: Path) -> None:
     (tmp_path / "trades.ndjson").write_text(NDJSON)
     tickhouse("replay", tmp_path / "trades.ndjson", "--house", tmp_path / "house")

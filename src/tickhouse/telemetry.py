@@ -111,8 +111,12 @@ def share_metrics(house: Path) -> None:
 
 
 def own_metrics() -> None:
-    """Keep this process's metrics in its memory: so each process begins, whatever its parent does, and a reader stays."""
-    os.environ.pop(_SHARED, None)
+    """Keep this process's metrics in its memory: so each process begins, whatever its parent does, and a reader stays.
+
+    A process that counts already goes on as it began: the library looks once, when it is loaded.
+    """
+    if "prometheus_client" not in sys.modules:
+        os.environ.pop(_SHARED, None)
 
 
 @cache
