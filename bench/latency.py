@@ -12,6 +12,7 @@ trades were lost.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -88,6 +89,7 @@ def measure(
     config.write_text("\n".join(lines))
     words = [sys.executable, "-m", "tickhouse", "run", "--no-serve", "--json", "--house", folder / "house", "--config", config]
     run = subprocess.Popen(words, stdout=subprocess.PIPE)
+    gc.set_threshold(20_000, 20, 100)  # as the command line does
     house, watch = House(folder / "house", kafka), _Watch()
     follower = house.follower(watch)
     follower.start()

@@ -9,12 +9,14 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from tickhouse.errors import FatalError, LogCorruptError, TransientError
 
 __all__ = [
+    "BUSY_MS",
     "JOURNAL_FILE",
     "Sync",
     "connect",
@@ -23,6 +25,7 @@ __all__ = [
     "journal_file",
     "transaction",
     "translated",
+    "write_back",
 ]
 
 JOURNAL_FILE = "journal.db"
@@ -31,7 +34,8 @@ JOURNAL_FILE = "journal.db"
 Sync = Literal["normal", "full"]
 """`normal` survives a killed process, `full` also a power cut."""
 
-_BUSY_S = 30.0
+BUSY_MS = 30_000
+"""How long a connection waits for another one's transaction."""
 
 
 def journal_file(path: Path) -> Path:
@@ -41,7 +45,7 @@ def journal_file(path: Path) -> Path:
 
 def connect(file: Path, sync: Sync) -> sqlite3.Connection:
     """Open a connection in WAL mode, without checkpoints of its own and without implicit transactions."""
-    connection = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(file, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute(f"PRAGMA synchronous = {'FULL' if sync == 'full' else 'NORMAL'}")
@@ -60,7 +64,7 @@ def connect_read_only(file: Path) -> sqlite3.Connection:
     is_closed = not file.with_name(file.name + "-wal").exists() and not os.access(file.parent, os.W_OK)
     uri = f"{file.absolute().as_uri()}?{'immutable=1' if is_closed else 'mode=ro'}"
     try:
-        return sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise _meaning(file, error) from error
 
@@ -94,6 +98,18 @@ def translated(file: Path) -> Iterator[None]:
         raise _meaning(file, error) from error
 
 
+def write_back(file: Path) -> None:
+    """Have the disk keep what was written to the file, without holding anyone up."""
+    os.fdatasync(_descriptor(file))
+
+
+@cache
+def _descriptor(file: Path) -> int:
+    # Never closed: a process that closes any descriptor of a file loses its locks on it, SQLite's too
+    # (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    return os.open(file, os.O_RDONLY)
+
+
 def corrupt(file: Path, detail: str) -> LogCorruptError:
     """Return the error that says how to repair the journal."""
     repaired = file.with_name("repaired.db")
@@ -114,7 +130,7 @@ def _meaning(file: Path, error: sqlite3.Error) -> Exception:
             f"no room left on the disk of {file}, or it fails ({error}): free some, start again; what was flushed is not lost"
         )
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return TransientError(f"another process has kept {file} locked for {_BUSY_S:.0f} s")
+        return TransientError(f"another process has kept {file} locked for {BUSY_MS // 1000} s")
     if code == sqlite3.SQLITE_CONSTRAINT:
         return FatalError(f"another process appends to {file}: stop it, a house has one writer")
     return FatalError(f"cannot use the journal {file}: {error}; check its folder, permissions and disk")

@@ -10,7 +10,17 @@ from tickhouse.errors import ConfigError
 from tickhouse.journal.sqlite.appender import SqliteAppender
 from tickhouse.journal.sqlite.reader import SqliteReader
 from tickhouse.journal.sqlite.tables import create_or_check, stored_rules
-from tickhouse.journal.sqlite_file import Sync, connect, connect_read_only, corrupt, journal_file, transaction, translated
+from tickhouse.journal.sqlite_file import (
+    BUSY_MS,
+    Sync,
+    connect,
+    connect_read_only,
+    corrupt,
+    journal_file,
+    transaction,
+    translated,
+    write_back,
+)
 from tickhouse.model import Feeds, Position
 from tickhouse.rules import Rules
 
@@ -18,6 +28,7 @@ __all__ = ["SqliteJournal"]
 
 _PRUNE_MESSAGES = 1_000
 _WAL_BYTES = 64 << 20
+_PATIENCE_MS = 50
 
 
 class SqliteJournal:
@@ -132,14 +143,24 @@ class SqliteJournal:
     def maintain(self) -> None:
         """Move the write-ahead log into the file; for the engine's commit thread, about once a second.
 
-        No append waits for it, except for a moment once the log has grown beyond 64 MiB.
+        No append waits for it, except for a moment once the log has grown beyond 64 MiB: under steady appends the log's end is
+        never met in passing, and it would grow for ever.
+        """
+        if self._move_log("PASSIVE") > _WAL_BYTES:
+            write_back(self.file)  # what was moved reaches the disk before, not while appends wait
+            self._move_log("PASSIVE")
+            self._move_log("RESTART")
+
+    def _move_log(self, how: str) -> int:
+        """Move the write-ahead log into the file; return how many bytes of it were in use.
+
+        Appends wait while it waits for somebody who reads in the log: not for long, the next try may meet nobody.
         """
         with self._lock, translated(self.file):
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            wal = self.file.with_name(self.file.name + "-wal")
-            if wal.exists() and wal.stat().st_size > _WAL_BYTES:
-                # Under steady appends a passive checkpoint never meets the log's end, and the log would grow for ever.
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}").fetchall()
+            _, pages, _ = self._connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}").fetchall()
+            return int(pages) * int(self._connection.execute("PRAGMA page_size").fetchone()[0])
 
     def prune(self, below_offset: int, older_than_us: int) -> int:
         """Delete messages that nobody needs again, and return how many.
