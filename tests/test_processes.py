@@ -79,6 +79,27 @@ def test_what_was_received_survives_the_parents_death(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["accepted"] > 0
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_run_ends_it_well(tmp_path: Path, signum: signal.Signals) -> None:
+    words = ["run", "--no-dashboard", "--port", "0", "--house", str(tmp_path), "--source", "synthetic", "--json"]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "tickhouse", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert parent.stderr is not None
+    said = ""
+    while "API on" not in said:
+        line = parent.stderr.readline()
+        assert line, said
+        said += line
+    until(lambda: (tmp_path / "journal.db-wal").stat().st_size > 50_000)
+    os.killpg(parent.pid, signum)
+    out, err = parent.communicate(timeout=60)
+    assert (parent.returncode, err) == (0, "")
+    summary = json.loads(out)
+    assert summary["received"] == summary["accepted"] + summary["duplicate"] + sum(summary["rejected"].values())
+
+
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -152,9 +152,11 @@ def parents_settings() -> Settings:
 def stop_with_parent(stop: threading.Event) -> None:
     """Set `stop` when the parent closes this child's standard input, or dies.
 
-    A Ctrl-C in the terminal reaches the child too; it is the parent's, which then stops its children in order.
+    A Ctrl-C in the terminal reaches the child too, as a TERM does that is sent to all of them; it is the parent's, which then
+    stops its children in order.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
     def watch() -> None:
         while os.read(0, 4_096):
