@@ -9,12 +9,16 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import polars as pl
+import pyarrow as pa
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from pyspark.sql import SparkSession
 
+from tests.api.live import eventually
 from tests.engines.clusters import SMALL_JVM, SparkHouse
 from tests.parity.ways import digests
 from tests.services.kafka import Broker
@@ -23,10 +27,16 @@ from tickhouse.engines.ranges import RangeResult
 from tickhouse.engines.spark import partition_keys
 from tickhouse.engines.spark_session import spark_session
 from tickhouse.errors import ConfigError, FatalError, LogCorruptError, SchemaMismatchError
+from tickhouse.history import caused
 from tickhouse.house import House
 from tickhouse.house.journals import open_live
+from tickhouse.model import I32, Batch, Offsets
 from tickhouse.runs.spark import SparkRun
+from tickhouse.serving.hub import Hub
 from tickhouse.settings import SparkSettings
+from tickhouse.sinks.base import Outputs
+from tickhouse.sinks.lake import LakeTables
+from tickhouse.tables import TABLES
 
 pytestmark = [pytest.mark.timeout(1_800), pytest.mark.slow]
 
@@ -95,6 +105,52 @@ def test_a_batch_stopped_around_its_commit_changes_no_row(
     assert [stored[0] for stored in kept if stored is not None] == run.positions
     tickhouse("work", "--until-drained", *sent.options)
     assert digests(sent.path) == expected
+
+
+class Followed(Hub):
+    """A hub without subscribers: keeps where the pipelines began, and what they made."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self.starts: tuple[int, ...] = ()
+        self.made: dict[str, list[pa.Table]] = {"silver.trades": [], "gold.bars": []}
+
+    def begin(self, position: Offsets, *_: Any, **__: Any) -> None:
+        self.starts = position
+
+    def publish(self, batch: Batch, outputs: Outputs, instruments: I32) -> None:
+        for name, parts in self.made.items():
+            parts += [table for table in [outputs.tables.get(name)] if table is not None]
+
+
+@pytest.mark.usefixtures("spark")
+def test_who_follows_begins_at_the_state_that_the_driver_keeps_and_makes_what_spark_makes(
+    sent: SparkHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_in_batch(patched, 2, after_commit=False)
+        with pytest.raises(FatalError, match="stopped"):
+            sent.run()
+    house, hub = House(sent.path, sent.settings.kafka), Followed()
+    with closing(open_live(House(sent.path), sent.settings)) as journal:
+        ends = sum(journal.topic.ends(partition).high for partition in range(journal.partitions))
+    follower = house.follower(hub)
+    follower.start()
+    eventually(lambda: follower.state.position >= ends, 120)
+    follower.stop()
+    sent.run()
+    lake = LakeTables(house.lake_path)
+    assert min(hub.starts) > 0
+    for name, parts in hub.made.items():
+        made, stored = (
+            pl.DataFrame(rows).sort(pl.all())
+            for rows in (
+                pa.concat_tables([part.cast(TABLES[name].schema) for part in parts]),
+                lake.table(name, filters=caused(hub.starts, None)),
+            )
+        )
+        assert len(made) > 20
+        assert made.equals(stored)
 
 
 @pytest.mark.usefixtures("spark")
