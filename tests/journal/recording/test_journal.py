@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from tickhouse.columns import trade_json
 from tickhouse.errors import ConfigError, FatalError, SchemaMismatchError
 from tickhouse.journal.recording import Recording
+from tickhouse.journal.recording import journal as recording_journal
 from tickhouse.journal.recording import reader as recording_reader
 from tickhouse.journal.sqlite import SqliteJournal
 from tickhouse.lines import FileOptions
@@ -289,8 +292,12 @@ def test_moved_file_is_found_when_it_is_named_again(house, tmp_path):
     journal = house()
     path = flat(tmp_path / "a", [T0] * 3)
     journal.add_files([path])
-    moved = path.rename(tmp_path / "b")
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / "a")
     assert journal.add_files([moved]) == [moved]
+    assert sum(len(batch.trades) for batch in batches(journal)) == 3
+    renamed = moved.rename(tmp_path / "b")
+    assert journal.add_files([renamed]) == [renamed]
     assert sum(len(batch.trades) for batch in batches(journal)) == 3
 
 
@@ -302,6 +309,53 @@ def test_digest_of_a_file_is_known_once_it_is_read(house, tmp_path):
     batches(journal)
     assert journal.files()[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert journal.name() == journal.files()[0].sha256[:12]
+
+
+def test_file_touched_once_its_digest_is_known_is_read(house, tmp_path):
+    journal = house()
+    paths = [flat(tmp_path / name, [T0 + shift] * 3) for shift, name in enumerate("ab")]
+    journal.add_files(paths)
+    before = journal.files()
+    batches(journal)
+    os.utime(paths[1], (1, 1))
+    journal.open(before[1])
+    assert journal.files()[1].sha256 is not None
+    paths[1].write_bytes(paths[1].read_bytes() + b" ")
+    with pytest.raises(FatalError, match="has changed since"):
+        journal.open(before[1])
+
+
+def test_a_list_whose_first_file_went_unread_has_no_name(house, tmp_path):
+    journal = house()
+    journal.add_files([flat(tmp_path / "a", [T0] * 3), flat(tmp_path / "b", [T0 + 1] * 4)])
+    (tmp_path / "a").unlink()
+    with pytest.raises(FatalError, match="before it was read through"):
+        journal.name()
+
+
+def test_first_of_two_files_does_not_wait_for_the_digest_of_the_second(house, tmp_path, monkeypatch):
+    asked, digest = threading.Event(), recording_journal.sha256
+
+    def slowly(path: Path, *stop: threading.Event) -> str | None:
+        if path.name == "b":
+            asked.wait(60)
+        return digest(path, *stop)
+
+    monkeypatch.setattr(recording_journal, "sha256", slowly)
+    journal = house()
+    journal.add_files([flat(tmp_path / "a", [T0] * 3), flat(tmp_path / "b", [T0 + 1] * 4)])
+    reader = journal.reader(0, 0, Feeds())
+    assert len(reader.read(10.0).trades) == 3
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(reader.read, 10.0)  # which ends the first file
+        try:
+            assert len(second.result(20).trades) == 4
+            assert [entry.sha256 is None for entry in journal.files()] == [False, True]
+        finally:
+            asked.set()
+        assert pool.submit(reader.read, 10.0).result(20) is None
+    reader.close()
+    assert journal.files()[1].sha256 is not None
 
 
 def test_digest_that_a_kill_left_out_is_made_up_for(house, tmp_path):
@@ -322,7 +376,7 @@ def test_file_that_may_be_one_that_is_gone_is_refused(house, tmp_path):
     path.unlink()
     copy = tmp_path / "copy"
     copy.write_bytes(text)
-    os.utime(copy, (1, 1))
+    os.utime(copy, ns=(journal.files()[0].mtime_ns,) * 2)
     with pytest.raises(ConfigError, match=r"copy may be .*a, which this house still needs"):
         journal.add_files([copy])
     path.write_bytes(text)

@@ -8,10 +8,11 @@ list, the rules and the checkpoints is stored here, in `journal.db`; the lines a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Condition, Event, Lock, Thread
 
 import msgspec
 
@@ -55,6 +56,9 @@ class Recording:
         self._closing = Event()
         self._identifying: Thread | None = None
         """Notes digests of new files while they are read."""
+        self._tried = Condition()
+        self._tried_files: set[int] = set()
+        self._ended_identifying = False
 
     @classmethod
     def create_or_open(cls, path: Path, rules: Rules | None, open_file: OpenFile, *, read_only: bool = False) -> Recording:
@@ -105,8 +109,15 @@ class Recording:
 
     def name(self) -> str:
         """Return what tells this list of files from another: a digest of the first file, the same wherever the list is made."""
-        self._identify(1)
-        return next((entry.sha256[:12] for entry in self.files() if entry.sha256 is not None), "")
+        first = next(iter(self.files()), None)
+        if first is None:
+            return ""
+        if first.sha256 is None and _is_untouched(first):
+            self._note(first, sha256(first.path))
+        digest = self.files()[0].sha256
+        if digest is None:
+            raise FatalError(f"{first.path} went or changed before it was read through; put it back, or use a new house")
+        return digest[:12]
 
     def add_files(self, paths: Iterable[Path], options: FileOptions | None = None) -> list[Path]:
         """Put files at the end of the list; return those that it has already, which are not added again.
@@ -119,12 +130,12 @@ class Recording:
         known = self.files()
         new: list[FileEntry] = []
         skipped: list[Path] = []
-        clock = self._end_clock()
+        clock, digest = self._end_clock(), cache(sha256)
         for path in paths:
             opened = self._open_file(path, options or FileOptions())
             stat = path.stat()
             entry = FileEntry(0, path.absolute(), None, stat.st_size, stat.st_mtime_ns, opened.options, None, NO_TIME, NO_TIME)
-            same = next((other for other in (*known, *new) if _is_same(other, entry)), None)
+            same = next((other for other in (*known, *new) if _is_same(other, entry, digest)), None)
             if same is not None:
                 skipped.append(path)
                 self._moved(same, path)
@@ -162,8 +173,9 @@ class Recording:
                 f"{entry.path} is missing, and this house still needs it; put it back, "
                 "or name its new place with `tickhouse replay NEWPATH`"
             )
-        if not _is_untouched(entry) and (entry.sha256 is None or sha256(entry.path) != entry.sha256):
-            was = "" if entry.sha256 is None else f" (sha256 {entry.sha256[:12]}...)"
+        digest = next(now.sha256 for now in self.files() if now.id == entry.id)  # it may be known by now
+        if not _is_untouched(entry) and (digest is None or sha256(entry.path) != digest):
+            was = "" if digest is None else f" (sha256 {digest[:12]}...)"
             raise FatalError(
                 f"{entry.path} has changed since it was added{was}, and this house still needs it "
                 "as it was; restore it, or replay the files into a new house"
@@ -174,8 +186,8 @@ class Recording:
         """Note that a file was read to its end: how many lines it has, and the clock there."""
         if self._read_only or entry.lines is not None:
             return
-        if self._identifying is not None:
-            self._identifying.join()  # it is faster than reading
+        with self._tried:  # its digest was made meanwhile, which is faster than reading
+            self._tried.wait_for(lambda: entry.id in self._tried_files or not self._identifies())
         with self._lock, translated(self._path):
             self._database.execute(
                 "update files set lines = ?, running = ?, last = ? where id = ?",
@@ -250,17 +262,28 @@ class Recording:
         entries = self.files()
         return entries[-1].last if entries and entries[-1].lines is not None else None
 
-    def _identify(self, count: int | None = None) -> None:
-        """Note the digest of files that have none yet, of the first `count` or of all."""
-        for entry in self.files()[:count]:
-            if entry.sha256 is not None or not _is_untouched(entry):
-                continue
-            with suppress(OSError, TickhouseError):  # whoever reads the file meets it, too
-                digest = sha256(entry.path, self._closing)
-                if digest is None or not _is_untouched(entry):
-                    continue
-                with self._lock, translated(self._path):
-                    self._database.execute("update files set sha256 = ? where id = ?", (digest, entry.id))
+    def _identify(self) -> None:
+        """Note the digests of files that have none yet."""
+        try:
+            for entry in self.files():
+                with suppress(OSError, TickhouseError):  # whoever reads the file meets it, too
+                    if entry.sha256 is None and _is_untouched(entry):
+                        self._note(entry, sha256(entry.path, self._closing))
+                with self._tried:
+                    self._tried_files.add(entry.id)
+                    self._tried.notify_all()
+        finally:
+            with self._tried:
+                self._ended_identifying = True
+                self._tried.notify_all()
+
+    def _identifies(self) -> bool:
+        return self._identifying is not None and not self._ended_identifying
+
+    def _note(self, entry: FileEntry, digest: str | None) -> None:
+        if digest is not None and _is_untouched(entry):
+            with self._lock, translated(self._path):
+                self._database.execute("update files set sha256 = ? where id = ?", (digest, entry.id))
 
     def _moved(self, entry: FileEntry, path: Path) -> None:
         if not entry.path.is_file():
@@ -286,7 +309,7 @@ def _entry(
 
 def _row(entry: FileEntry) -> tuple[str, str, int, int, bytes]:
     path = str(entry.path)
-    placeholder = f"{_NOT_KNOWN}{entry.mtime_ns} {path}"
+    placeholder = f"{_NOT_KNOWN}{entry.mtime_ns} {entry.bytes} {path}"
     return path, placeholder, entry.bytes, entry.mtime_ns, msgspec.json.encode(entry.options, order="sorted")
 
 
@@ -299,7 +322,7 @@ def _is_untouched(entry: FileEntry) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (entry.bytes, entry.mtime_ns)
 
 
-def _is_same(known: FileEntry, new: FileEntry) -> bool:
+def _is_same(known: FileEntry, new: FileEntry, digest: Callable[[Path], str]) -> bool:
     """Say whether two files hold the same; those of one size are read for it.
 
     Raises:
@@ -308,10 +331,10 @@ def _is_same(known: FileEntry, new: FileEntry) -> bool:
     if known.bytes != new.bytes:
         return False
     if known.sha256 is not None:
-        return known.sha256 == sha256(new.path)
+        return known.sha256 == digest(new.path)
     if _is_untouched(known):
-        return sha256(known.path) == sha256(new.path)
-    if known.mtime_ns == new.mtime_ns:  # moved
+        return digest(known.path) == digest(new.path)
+    if known.mtime_ns == new.mtime_ns and known.path.name == new.path.name:  # moved
         return True
     raise ConfigError(
         f"{new.path} may be {known.path}, which this house still needs and which is missing or has changed; "
