@@ -99,8 +99,15 @@ def translated(file: Path) -> Iterator[None]:
 
 
 def write_back(file: Path) -> None:
-    """Have the disk keep what was written to the file, without holding anyone up."""
-    os.fdatasync(_descriptor(file))
+    """Have the disk keep what was written to the file, without holding anyone up.
+
+    Raises:
+        FatalError: the disk refuses.
+    """
+    try:
+        os.fdatasync(_descriptor(file))
+    except OSError as error:
+        raise FatalError(f"the disk does not keep {file} ({error.strerror}); see to it and start again") from error
 
 
 @cache

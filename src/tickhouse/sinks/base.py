@@ -25,7 +25,8 @@ class Outputs:
     position: Position
     """Reached with these rows."""
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
-    """By table name; columns as in `tables.TABLES` (strings may be dictionary-coded), rows by cause; absent = no rows."""
+    """By table name; columns as in `tables.TABLES` (strings may be dictionary-coded), absent = no rows. Rows stand in the order
+    of their cause, but trades made in bulk by symbol and then by cause."""
 
 
 class Sink(Protocol):

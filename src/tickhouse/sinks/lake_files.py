@@ -255,7 +255,7 @@ class TableWriter:
         self._open: dict[int, FileWriter] = {}
 
     def write(self, rows: pa.Table) -> None:
-        """Take rows in the order of their cause; encodes whenever a row group is full."""
+        """Take rows, each time those of later causes; encodes whenever there are enough."""
         self._waiting.append(rows)
         self._waiting_rows += len(rows)
         if self._waiting_rows >= _ENCODED_ROWS:

@@ -158,8 +158,10 @@ class SqliteJournal:
         """
         with self._lock, translated(self.file):
             self._connection.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}").fetchall()
-            _, pages, _ = self._connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
-            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}").fetchall()
+            try:
+                _, pages, _ = self._connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}").fetchall()
             return int(pages) * int(self._connection.execute("PRAGMA page_size").fetchone()[0])
 
     def prune(self, below_offset: int, older_than_us: int) -> int:

@@ -129,9 +129,10 @@ class LineScanner:
         code = self._codes[raw.symbol[:good]]
         if not good or code.min() >= 0:
             return Scanned(self._trades(raw, good), lines, end)
+        text = chunk.text()
         for i in np.flatnonzero(code < 0).tolist():
             begin = int(raw.start[i])
-            lines.append(Line(int(raw.offset[i]), chunk.text(begin).partition(b"\n")[0].removesuffix(b"\r")))
+            lines.append(Line(int(raw.offset[i]), text[begin : text.index(b"\n", begin)].removesuffix(b"\r")))
         lines.sort()
         return Scanned(self._trades(raw, good, code >= 0), lines, end)
 

@@ -95,14 +95,14 @@ class TextFile:
 
 
 def _whole_lines(pieces: Iterator[Piece], size: int) -> Iterator[Chunk]:
-    held = bytearray(size + _PIECE_BYTES + PADDING)
+    held = bytearray(size + _PIECE_BYTES + 1 + PADDING)
     filled, wanted = 0, size
     first = True
     for given in pieces:
         piece = given
         if first and len(piece):
             piece, first = piece[len(_BOM) :] if piece[: len(_BOM)] == _BOM else piece, False
-        while filled + len(piece) + PADDING > len(held):
+        while filled + len(piece) + 1 + PADDING > len(held):
             held = held.ljust(2 * len(held))
         held[filled : filled + len(piece)] = piece
         filled += len(piece)
