@@ -79,6 +79,14 @@ def test_what_was_received_survives_the_parents_death(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["accepted"] > 0
 
 
+@pytest.mark.parametrize("wait_s", [0.0, 1.0, 2.0])
+def test_a_dashboard_that_still_loads_ends_when_it_is_asked(wait_s: float) -> None:
+    child = Child(["dashboard", "--port", "0"], Settings())
+    time.sleep(wait_s)
+    child.stop(120.0)
+    assert child._process.returncode == 0
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_of_a_run_ends_it_well(tmp_path: Path, signum: signal.Signals) -> None:
     words = ["run", "--no-dashboard", "--port", "0", "--house", str(tmp_path), "--source", "synthetic", "--json"]
