@@ -2,7 +2,7 @@
 
 A question can ask DuckDB for more than its own limits see: one expression that makes a list of a billion numbers takes 16 GB,
 and no interrupt stops it. So whoever serves others asks here. A worker has a bounded address space; one that is still busy when
-its time is over is killed, and the next question starts another.
+its time is over is killed, one that a question left with little of that space ends, and the next question starts another.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ __all__ = ["Questions", "work"]
 _COMMAND = "from tickhouse.serving.questions import work; work()"
 _MORE_BYTES = 2 << 30
 """Of address space, beyond what a worker has when it begins: DuckDB's own limit is half of it."""
+_SPENT_BYTES = _MORE_BYTES // 4
+"""A worker that has grown by so much has had its last question: what allocators keep, others would miss."""
 _MEMORY = "1GB"
 _GRACE_S = 2.0
 _STARTS_WITHIN_S = 60.0
 _NICE = 19
 """Nothing of the house waits for a question."""
 _LENGTH = struct.Struct("<Q")
+_SPENT, _FRESH = b"1", b"0"
 _TOO_MUCH = "the query needs more memory than it may have; ask for less, e.g. with WHERE date = ..."
 
 
@@ -133,9 +136,11 @@ class _Worker:
         finally:
             timer.cancel()
         self._is_new = False
+        if body[:1] == _SPENT:
+            self.kill()
         if kind == b"E":
-            raise ConfigError(body.decode())
-        return pl.read_ipc_stream(io.BytesIO(body))
+            raise ConfigError(body[1:].decode())
+        return pl.read_ipc_stream(io.BytesIO(body[1:]))
 
     def kill(self) -> None:
         self._process.kill()
@@ -155,20 +160,26 @@ def work() -> None:
     os.nice(_NICE)
     with contextlib.suppress(OSError):  # if memory runs out all the same, this process goes, not the house
         Path("/proc/self/oom_score_adj").write_text("800", "ascii")
-    used = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + _MORE_BYTES, used + _MORE_BYTES))
+    began = _address_space()
+    resource.setrlimit(resource.RLIMIT_AS, (began + _MORE_BYTES, began + _MORE_BYTES))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library that prints is not taken for an answer
     with contextlib.suppress(OSError, KeyboardInterrupt):
         _answer(
             _Question(os.devnull, "SELECT 1", None, 1, 1 << 20, _STARTS_WITHIN_S)
         )  # loads what the first one would wait for
+        ready = _address_space()
         while True:
             question = msgspec.msgpack.decode(_get(sys.stdin.buffer)[1], type=_Question)
-            _put(answers, _answer(question))
+            kind, body = _answer(question)
+            _put(answers, kind + (_SPENT if _address_space() > ready + _SPENT_BYTES else _FRESH) + body)
 
 
-def _answer(question: _Question) -> bytes:
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+
+
+def _answer(question: _Question) -> tuple[bytes, bytes]:
     queries = Queries(Path(question.lake))
     queries.limit(threads=1, memory=_MEMORY)  # the other core is the engine's
     try:
@@ -178,11 +189,11 @@ def _answer(question: _Question) -> bytes:
         )  # fmt: skip
         stream = io.BytesIO()
         frame.write_ipc_stream(stream)
-        return b"F" + stream.getvalue()
+        return b"F", stream.getvalue()
     except TickhouseError as error:
-        return b"E" + str(error).encode()
+        return b"E", str(error).encode()
     except MemoryError:
-        return b"E" + _TOO_MUCH.encode()
+        return b"E", _TOO_MUCH.encode()
 
 
 def _put(stream: IO[bytes], body: bytes) -> None:
