@@ -8,7 +8,7 @@ still has to be issued for the older one becomes a remake, which the pipeline ma
 
 from __future__ import annotations
 
-from tickhouse.kernel.compiling import Array, Record, fetch, inner, mixed
+from tickhouse.kernel.compiling import LINE, Array, Record, fetch, inner, mixed
 from tickhouse.kernel.exact import add_notional, add_volume, clear_sums, merge_sums, round_notional, round_volume
 from tickhouse.kernel.state import (
     BARS_OUT,
@@ -33,7 +33,7 @@ from tickhouse.rules import REVISION_STEP_US
 
 __all__ = ["add_late_trade", "add_trade", "issue_due", "issue_revisions", "place_bar", "window_of"]
 
-_AHEAD, _LINE = 6, 64
+_AHEAD = 6
 """How many bars before its turn a bar is asked for, and the bytes that come at once."""
 _DUE, _OPEN = 0, 1
 """Columns of `State.open_bars`."""
@@ -289,9 +289,9 @@ def issue_due(state: State, settings: Settings, out: Array, instant: int, offset
         for k in range(opened):
             if k + _AHEAD < opened:
                 ahead = state.open_bars[level, k + _AHEAD, _OPEN]
-                for line in range(0, state.bars.itemsize, _LINE):
+                for line in range(0, state.bars.itemsize, LINE):
                     fetch(state.bars.ctypes.data + ahead * state.bars.itemsize + line)
-                for line in range(0, state.limbs.shape[1] * 8, _LINE):
+                for line in range(0, state.limbs.shape[1] * 8, LINE):
                     fetch(state.limbs.ctypes.data + ahead * state.limbs.shape[1] * 8 + line)
             due = state.open_bars[level, k, _DUE]
             slot = state.open_bars[level, k, _OPEN]

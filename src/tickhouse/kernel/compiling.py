@@ -15,7 +15,10 @@ from llvmlite import ir
 from numba import config, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["SOURCES", "Array", "Record", "cached", "compiled", "fetch", "inner", "mixed"]
+__all__ = ["LINE", "SOURCES", "Array", "Record", "cached", "compiled", "fetch", "inner", "mixed"]
+
+LINE = 64
+"""Bytes that a processor fetches at once."""
 
 SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 """A checksum of all the kernel's files."""

@@ -14,7 +14,7 @@ import numpy as np
 from tickhouse.kernel.anomaly import remember, score
 from tickhouse.kernel.bars import add_late_trade, add_trade, issue_due, issue_revisions, place_bar, window_of
 from tickhouse.kernel.base import ACCEPTED, DUPLICATE
-from tickhouse.kernel.compiling import SOURCES, Array, Record, cached, inner
+from tickhouse.kernel.compiling import LINE, SOURCES, Array, Record, cached, fetch, inner
 from tickhouse.kernel.continuity import NO_ROOM, judge_contiguous, open_due_gaps
 from tickhouse.kernel.levels import FUTURE_US
 from tickhouse.kernel.state import (
@@ -57,6 +57,10 @@ _INSTRUMENT, _SPACE, KIND, _NAMED = 0, 1, 2, 3
 
 _FROM_1990 = 631_152_000_000_000
 _FROM_2100 = 4_102_444_800_000_000
+_AHEAD = 6
+"""Trades."""
+_MANY = 500
+"""Instruments whose state the processor's nearest memory does not hold."""
 _SIGN = NO_TIME
 """Flipped, it makes unsigned 64-bit numbers compare as signed ones do."""
 
@@ -176,6 +180,25 @@ def _order_of(kind: int, number: int, high: int) -> tuple[int, int, int]:
 
 
 @inner
+def _ask_ahead(state: State, feeds: Array, feed: Array, i: int, until: int, window: int) -> None:
+    """Ask for the memory of trades that come soon: first for their instrument, then for what that says they touch."""
+    instruments, bars, limbs = state.instruments, state.bars, state.limbs
+    if i + 2 * _AHEAD < until:
+        place = feeds[feed[i + 2 * _AHEAD], _INSTRUMENT] * instruments.itemsize
+        for line in range(0, instruments.itemsize, LINE):
+            fetch(instruments.ctypes.data + place + line)
+    if i + _AHEAD < until:
+        instrument = feeds[feed[i + _AHEAD], _INSTRUMENT]
+        row = instruments[instrument]
+        slot = row["bar"]
+        fetch(state.ring.ctypes.data + (instrument * window + row["ring_at"]) * 8)
+        for line in range(0, bars.itemsize, LINE):
+            fetch(bars.ctypes.data + slot * bars.itemsize + line)
+        for line in range(0, limbs.shape[1] * 8, LINE):
+            fetch(limbs.ctypes.data + slot * limbs.shape[1] * 8 + line)
+
+
+@inner
 def _trades(state: State, settings: Settings, inputs: Inputs, out: Outputs, until: int) -> int:
     """Judge the trades up to `until`, in order, and count in those accepted."""
     # Arrays are taken out of their tuples once: handing on whole tuples is what costs most in a compiled call.
@@ -186,7 +209,10 @@ def _trades(state: State, settings: Settings, inputs: Inputs, out: Outputs, unti
     window, threshold = settings.window, settings.threshold
     clock = head[CLOCK]
     reached = clock - settings.lateness if clock != NO_TIME else clock
+    many = instruments.shape[0] > _MANY
     for i in range(head[AT_TRADE], until):
+        if many:
+            _ask_ahead(state, feeds, feed, i, until, window)
         code = feed[i]
         instrument, space, kind = feeds[code, _INSTRUMENT], feeds[code, _SPACE], feeds[code, KIND]
         row = instruments[instrument]
