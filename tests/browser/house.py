@@ -119,6 +119,7 @@ class House:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, "PYTHONFAULTHANDLER": "1"},  # a crash of somebody's C is told in the log
             )
 
     def __enter__(self) -> Self:
