@@ -51,7 +51,7 @@ class Way(NamedTuple):
 
     name: str
     engine: str
-    """`replay`, `work`, `spark`, or `peer`: Spark's own."""
+    """`replay`, `work`, `spark`, `run` (which is live), or `peer`: Spark's own."""
     form: str = ""
     """Of the messages; `sqlite` = the journal in a file, empty = none."""
     partitions: int = 1

@@ -28,11 +28,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import venue
+from engines import Way
 from rich.console import Console
 from rich.table import Table
 from run import KEPT, machine
@@ -47,25 +48,14 @@ from tickhouse.serving.hub import Hub
 from tickhouse.settings import KafkaSettings
 from tickhouse.sinks.base import Outputs
 
-__all__ = ["WAYS", "Way", "measure"]
+__all__ = ["WAYS", "measure"]
 
 PERCENTILES = (50, 90, 99, 99.9, 100)
 PATIENCE_S = 120.0
 
 
-class Way(NamedTuple):
-    """One way from the venue to the tables."""
-
-    name: str
-    engine: str
-    """`run` or `spark`."""
-    form: str = ""
-    """Of the topic's messages; empty = SQLite."""
-    partitions: int = 1
-
-
 WAYS = (
-    Way("(a) SQLite", "run"),
+    Way("(a) SQLite", "run", "sqlite"),
     Way("(c) json, 1 partition", "run", "json", 1),
     Way("(c) json, 4 partitions", "run", "json", 4),
     Way("(d) avro, 4 partitions", "run", "avro", 4),
@@ -268,12 +258,12 @@ def main() -> None:
         compiling = argparse.Namespace(**{**vars(given), "rate": 500, "symbols": 5})
         measure(folder / "first", WAYS[0], None, compiling, 2.0, 0.0)  # what compiles, compiles here
         servers = registry = ""
-        if any(way.form for way in ways):
+        if any(way.form != "sqlite" for way in ways):
             servers = stack.enter_context(Broker(folder / "kafka")).servers
             registry = stack.enter_context(Registry(folder / "registry")).url
         for number, way in enumerate(ways):
             kafka = None
-            if way.form:
+            if way.form != "sqlite":
                 kafka = KafkaSettings(
                     servers=servers,
                     registry=registry if way.form == "avro" else None,

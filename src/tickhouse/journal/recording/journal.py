@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from threading import Condition, Event, Lock, Thread
+from threading import Event, Lock
 
 import msgspec
 
@@ -54,11 +55,9 @@ class Recording:
         self._read_only = read_only
         self._lock = Lock()
         self._closing = Event()
-        self._identifying: Thread | None = None
-        """Notes digests of new files while they are read."""
-        self._tried = Condition()
-        self._tried_files: set[int] = set()
-        self._ended_identifying = False
+        self._identifier = ThreadPoolExecutor(1, "tickhouse-digests")
+        self._identified: dict[int, Future[None]] = {}
+        """The files whose digests are made while they are read, by id."""
 
     @classmethod
     def create_or_open(cls, path: Path, rules: Rules | None, open_file: OpenFile, *, read_only: bool = False) -> Recording:
@@ -108,7 +107,11 @@ class Recording:
         return [_entry(*row) for row in rows]
 
     def name(self) -> str:
-        """Return what tells this list of files from another: a digest of the first file, the same wherever the list is made."""
+        """Return what tells this list of files from another: a digest of the first file, the same wherever the list is made.
+
+        Raises:
+            FatalError: that file went or changed before it was read through.
+        """
         first = next(iter(self.files()), None)
         if first is None:
             return ""
@@ -157,9 +160,9 @@ class Recording:
         rules = self.rules()
         if rules is None:
             raise FatalError(f"{self._path} holds no rules; open it with the rules of a new house first")
-        if not self._read_only and self._identifying is None:
-            self._identifying = Thread(target=self._identify, name="tickhouse-digests", daemon=True)
-            self._identifying.start()
+        for entry in [] if self._read_only else self.files():
+            if entry.sha256 is None and entry.id not in self._identified:
+                self._identified[entry.id] = self._identifier.submit(self._identify, entry)
         return RecordingReader(self, rules, start, feeds)
 
     def open(self, entry: FileEntry) -> LineFile:
@@ -186,8 +189,8 @@ class Recording:
         """Note that a file was read to its end: how many lines it has, and the clock there."""
         if self._read_only or entry.lines is not None:
             return
-        with self._tried:  # its digest was made meanwhile, which is faster than reading
-            self._tried.wait_for(lambda: entry.id in self._tried_files or not self._identifies())
+        if entry.id in self._identified:
+            self._identified[entry.id].result()  # made meanwhile: it is faster than reading
         with self._lock, translated(self._path):
             self._database.execute(
                 "update files set lines = ?, running = ?, last = ? where id = ?",
@@ -228,8 +231,7 @@ class Recording:
     def close(self) -> None:
         """Release the file."""
         self._closing.set()
-        if self._identifying is not None:
-            self._identifying.join()
+        self._identifier.shutdown(cancel_futures=True)
         with self._lock, translated(self._path):
             self._database.close()
 
@@ -262,23 +264,10 @@ class Recording:
         entries = self.files()
         return entries[-1].last if entries and entries[-1].lines is not None else None
 
-    def _identify(self) -> None:
-        """Note the digests of files that have none yet."""
-        try:
-            for entry in self.files():
-                with suppress(OSError, TickhouseError):  # whoever reads the file meets it, too
-                    if entry.sha256 is None and _is_untouched(entry):
-                        self._note(entry, sha256(entry.path, self._closing))
-                with self._tried:
-                    self._tried_files.add(entry.id)
-                    self._tried.notify_all()
-        finally:
-            with self._tried:
-                self._ended_identifying = True
-                self._tried.notify_all()
-
-    def _identifies(self) -> bool:
-        return self._identifying is not None and not self._ended_identifying
+    def _identify(self, entry: FileEntry) -> None:
+        with suppress(OSError, TickhouseError):  # whoever reads the file meets it, too
+            if _is_untouched(entry):
+                self._note(entry, sha256(entry.path, self._closing))
 
     def _note(self, entry: FileEntry, digest: str | None) -> None:
         if digest is not None and _is_untouched(entry):
