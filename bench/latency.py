@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ import venue
 from engines import Way
 from rich.console import Console
 from rich.table import Table
-from run import KEPT, machine
+from run import KEPT, cpu_s, machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the broker is that of the tests
 from tests.services.kafka import Broker
@@ -107,23 +107,9 @@ class _Log:
         return np.concatenate(found)
 
 
-def _cpu_s(pid: int, *, with_children: bool) -> float:
-    """Return the CPU seconds of a process; with all that descend from it: Spark has many."""
-    parents, ticks = {}, {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            number = int(stat.parent.name)
-            parents[number], ticks[number] = int(fields[1]), int(fields[11]) + int(fields[12])
-    counted = {pid}
-    while with_children and (more := {child for child, parent in parents.items() if parent in counted} - counted):
-        counted |= more
-    return sum(ticks.get(number, 0) for number in counted) / os.sysconf("SC_CLK_TCK")
-
-
 def _used(way: Way, pids: dict[str, int]) -> dict[str, float]:
     """Return the CPU seconds of each part of a way."""
-    return {name: _cpu_s(pid, with_children=way.engine == "spark" and name == "tables") for name, pid in pids.items()}
+    return {name: cpu_s(pid, with_children=way.engine == "spark" and name == "tables") for name, pid in pids.items()}
 
 
 def _wait(what: str, true: Any) -> None:
@@ -197,7 +183,7 @@ def measure(
         time.sleep(seconds)
         watch.measures = False
         until = time.time()
-        cores = {name: round((cpu_s - before[name]) / seconds, 2) for name, cpu_s in _used(way, pids).items()}
+        cores = {name: round((used - before[name]) / seconds, 2) for name, used in _used(way, pids).items()}
         server.wait()
         assert server.stdout is not None
         sent = int(server.stdout.readline())

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +33,7 @@ from check import compare
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["KEPT", "Contender", "Run", "machine"]
+__all__ = ["KEPT", "Contender", "Run", "cpu_s", "machine"]
 
 HERE = Path(__file__).parent
 KEPT = HERE.parent / ".bench"
@@ -120,6 +121,20 @@ def machine() -> dict[str, str | int]:
         model = names[0] if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"cpu": model, "cores": cores, "system": platform.platform(), "python": platform.python_version()}
+
+
+def cpu_s(pid: int, *, with_children: bool = False) -> float:
+    """Return the CPU seconds of a process; with all that descend from it: Spark has many."""
+    parents, ticks = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            number = int(stat.parent.name)
+            parents[number], ticks[number] = int(fields[1]), int(fields[11]) + int(fields[12])
+    counted = {pid}
+    while with_children and (more := {child for child, parent in parents.items() if parent in counted} - counted):
+        counted |= more
+    return sum(ticks.get(number, 0) for number in counted) / os.sysconf("SC_CLK_TCK")
 
 
 def _input(n: int, symbols: int, seed: int) -> Path:

@@ -33,17 +33,12 @@ import numpy as np
 import venue
 from rich.console import Console
 from rich.table import Table
-from run import KEPT, machine
+from run import KEPT, cpu_s, machine
 
 __all__ = ["measure"]
 
 PERCENTILES = (50, 90, 99, 99.9, 100)
 AT = re.compile(rb'"received_at":(\d+)')
-
-
-def _cpu_s(pid: int) -> float:
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 class _Clients:
@@ -90,11 +85,11 @@ async def _listen(
             tasks += [asyncio.create_task(_abuse(session, url)) for _ in range(2)]
         await asyncio.sleep(warm_up_s)
         engine = await _engine(session, url)
-        before = {name: _cpu_s(pid) for name, pid in pids.items()}
+        before = {name: cpu_s(pid) for name, pid in pids.items()}
         clients.measures = True
         await asyncio.sleep(seconds)
         clients.measures = False
-        cores = {name: round((_cpu_s(pid) - before[name]) / seconds, 2) for name, pid in pids.items()}
+        cores = {name: round((cpu_s(pid) - before[name]) / seconds, 2) for name, pid in pids.items()}
         shares = _shares(engine, await _engine(session, url))
         for task in tasks:
             task.cancel()
