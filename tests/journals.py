@@ -16,7 +16,7 @@ def drained(reader: Reader) -> list[Batch]:
             batch = reader.read(0.0 if reader.drained else 0.5)
             if batch is not None:
                 batches.append(batch)
-            elif reader.exhausted or reader.drained:
+            elif reader.exhausted or reader.at_end():
                 return batches
     finally:
         reader.close()

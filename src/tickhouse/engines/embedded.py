@@ -151,7 +151,7 @@ class EmbeddedEngine:
                 position = self._feed(number, batch)
                 if self._pace_s and len(batch.trades) < _BEHIND_ROWS and reader.drained and not self._finishing:
                     self._asked.wait(max(0.0, began + self._pace_s - time.monotonic()))
-            elif reader.exhausted or (self._finishing and reader.drained):
+            elif reader.exhausted or (self._finishing and reader.at_end()):
                 break
             if time.monotonic() >= due and position != stored:
                 self._writer.put(_Snapshot(pipeline.partition, position, pipeline.snapshot()))

@@ -40,7 +40,11 @@ class Reader(Protocol):
 
     @property
     def drained(self) -> bool:
-        """True where nothing more is there at the moment; asked when `read` gave nothing."""
+        """True where nothing more is there, as far as is known without asking; asked after each batch."""
+        ...
+
+    def at_end(self) -> bool:
+        """Return whether nothing more is there now; who is about to leave asks, when `read` gave nothing."""
         ...
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from tickhouse.columns import TradesBuilder
 from tickhouse.errors import ConfigError, HouseLockedError, LogCorruptError, NotConnectedError, SchemaMismatchError
 from tickhouse.house import House
 from tickhouse.house.work import open_work
+from tickhouse.journal.kafka import reader as readers
 from tickhouse.journal.kafka import topic as topics
 from tickhouse.journal.kafka.client import TOLD, Patience, TopicIdentity
 from tickhouse.journal.kafka.journal import KafkaJournal
@@ -114,6 +115,66 @@ def test_a_range_may_end_in_what_a_transaction_left(broker: Broker, tmp_path: Pa
                 batches.append(reader.read(5.0))
         assert sum(len(batch.trades) for batch in batches if batch) == 1
         assert reader.position == high
+
+
+def test_what_a_transaction_left_at_the_end_of_a_topic_is_read_past(broker: Broker, tmp_path: Path):
+    settings = Settings(journal=JournalSettings(kind="kafka"), kafka=fresh(broker, partitions=1))
+    producer = Producer({"bootstrap.servers": broker.servers, "transactional.id": settings.kafka.topic, "log_level": 0})
+    house = House(tmp_path)
+    with house.writing("kafka"), closing(KafkaJournal.create_or_open(house.journal_path, settings.kafka, None)) as journal:
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        for number in range(3):
+            value = b'{"symbol": "A", "price": 1, "size": 1, "ts": %d}' % (T0 + number)
+            producer.produce(settings.kafka.topic, value)
+        producer.commit_transaction(30)
+        work = open_work(house, journal, Rules(), settings)
+        reached = work.engine.run(work.starts, until_drained=True)
+        work.close()
+        assert [position.offset for position in reached] == [journal.topic.ends(0).high] == [4]
+
+
+def test_whoever_leaves_at_the_end_has_read_what_was_written_before(broker: Broker, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(readers._GATHERING, "fetch.min.bytes", 1 << 20)
+    monkeypatch.setitem(readers._GATHERING, "fetch.wait.max.ms", 2_000)
+    settings = fresh(broker, partitions=1)
+    with (
+        closing(KafkaJournal.create_or_open(tmp_path, settings, None)) as journal,
+        closing(journal.appender("test")) as appender,
+        closing(journal.reader(0, 0, Feeds())) as reader,
+    ):
+
+        def add(number: int) -> None:
+            appender.trades([trade(number)], T0)
+            appender.flush()
+
+        def read() -> int:
+            batch = reader.read(5.0)
+            return 0 if batch is None else len(batch.trades)
+
+        add(1)
+        assert read() == 1
+        while not reader.drained:
+            read()
+        add(2)
+        assert reader.read(0.1) is None  # the broker waits for more
+        assert reader.drained
+        assert not reader.at_end()
+        assert read() == 1
+        assert reader.at_end()
+
+
+def test_who_leaves_waits_for_no_broker(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(topics, "_LOOK_S", 0.5)
+    with (
+        Broker(tmp_path / "kafka") as broker,
+        closing(filled(tmp_path / "house", fresh(broker, partitions=1))) as journal,
+        closing(journal.reader(0, 0, Feeds())) as reader,
+    ):
+        while not reader.at_end():
+            reader.read(0.1)
+        broker.kill()
+        assert reader.at_end()
 
 
 def test_a_checkpoint_belongs_to_its_partition(broker: Broker, tmp_path: Path):

@@ -67,7 +67,11 @@ class TopicEnds(Protocol):
     settings: KafkaSettings
 
     def ends(self, partition: int) -> Ends:
-        """Return where a partition begins and ends now."""
+        """Return where a partition begins and ends now; waits for a broker."""
+        ...
+
+    def ends_if_told(self, partition: int) -> Ends | None:
+        """The same, or None where no broker answers within seconds."""
         ...
 
     def must_be_same(self) -> None:
@@ -110,7 +114,7 @@ class KafkaReader:
             **client_config(settings),
             **READING,
             **(_GATHERING if gathers else {}),
-            "enable.partition.eof": until is not None,
+            "enable.partition.eof": True,  # tells where offsets without a message, of a transaction, end
         }
         self._fetcher = Fetcher(config, settings.topic, partition, start, _BATCH_MESSAGES)
 
@@ -129,6 +133,17 @@ class KafkaReader:
         """True where the partition has nothing more, as far as the last answer of the broker told."""
         high = self._fetcher.high()
         return high >= 0 and not self._end and self.position >= high
+
+    def at_end(self) -> bool:
+        """Return whether the partition has nothing more; where no broker tells, as far as is known.
+
+        A message that has been written is there for the broker's next answer to this question, while what the reader knows
+        comes with the messages that it waits for.
+        """
+        if not self.drained:
+            return False
+        ends = self._topic.ends_if_told(self._partition)
+        return ends is None or self.position >= ends.high
 
     def read_on(self, until: int) -> None:
         """Move the end of the range: what follows is read by the same connection, with what it has fetched ahead."""

@@ -89,10 +89,18 @@ class KafkaTopic:
         return cls(settings, identity, patience, limit)
 
     def ends(self, partition: int) -> Ends:
-        """Return where a partition begins and ends now."""
+        """Return where a partition begins and ends now; waits for a broker."""
         at = TopicPartition(self.settings.topic, partition)
         low, high = self._ask("asking where {} ends", lambda timeout: self._consumer.get_watermark_offsets(at, timeout))
         return Ends(low, high)
+
+    def ends_if_told(self, partition: int) -> Ends | None:
+        """The same, for who does not wait for a broker: None where none answers within seconds."""
+        at = TopicPartition(self.settings.topic, partition)
+        try:
+            return Ends(*self._consumer.get_watermark_offsets(at, _LOOK_S))
+        except KafkaException:  # whoever reads tells what that means
+            return None
 
     def must_be_same(self) -> None:
         """See that the topic is the one that was opened; nothing is said where no broker answers at the moment.

@@ -67,7 +67,7 @@ class FollowedReader:
 
     exhausted = False
     drained = True
-    """When `read` gives nothing, the tables have reached nothing more."""
+    """A read takes what the tables have reached."""
 
     def __init__(self, recording: Recording, reached: Callable[[], int], partition: int, start: int, feeds: Feeds) -> None:
         self._recording = recording
@@ -119,6 +119,10 @@ class FollowedReader:
             self._reader.close()
             self._reader = None
         return batch
+
+    def at_end(self) -> bool:
+        """Return whether the tables have reached nothing more, which is so when `read` gives nothing."""
+        return True
 
     def close(self) -> None:
         """Close the file at hand."""

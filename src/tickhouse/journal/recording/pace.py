@@ -64,6 +64,10 @@ class PacedReader:
         """True where nothing more is there, nor held back."""
         return self._reader.drained and not self._pieces
 
+    def at_end(self) -> bool:
+        """Return whether nothing more is there, nor held back."""
+        return not self._pieces and self._reader.at_end()
+
     def close(self) -> None:
         """Close the wrapped reader."""
         self._reader.close()

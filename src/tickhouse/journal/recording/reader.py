@@ -151,6 +151,10 @@ class RecordingReader:
         """True once the end was read."""
         return self._exhausted
 
+    def at_end(self) -> bool:
+        """Return whether the end was read."""
+        return self._exhausted
+
     @property
     def progress(self) -> Progress:
         """How far reading has come."""

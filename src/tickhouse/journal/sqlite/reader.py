@@ -31,7 +31,7 @@ class SqliteReader:
 
     exhausted = False
     drained = True
-    """When `read` gives nothing, nothing is there."""
+    """A read takes what there is."""
 
     def __init__(self, file: Path, start: int, feeds: Feeds, *, read_only: bool = False) -> None:
         self._file = file
@@ -62,6 +62,10 @@ class SqliteReader:
                     return None
                 time.sleep(min(left, _POLL_S if looks < _IDLE_AFTER else _IDLE_POLL_S))
         return None
+
+    def at_end(self) -> bool:
+        """Return whether nothing more is there: what is durable is seen by the next read."""
+        return True
 
     def close(self) -> None:
         """Release the file."""
