@@ -1,7 +1,7 @@
 """Builds the `Trades` columns of a batch from records, and turns them back.
 
 Journals and readers of recorded files fill a `TradesBuilder` trade by trade (or whole columns at a time); the pipeline cuts,
-joins and, for what it rejects, writes single trades out again as canonical JSON. Messages of trades hold them as Arrow.
+joins and, for what it rejects, writes single trades out again as canonical JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tickhouse.model import I32, Beats, Feeds, Side, Trade, Trades
 __all__ = [
     "EMPTY_BEATS",
     "NUMBERS_SCHEMA",
+    "NUMBER_TYPES",
     "TEXT_SCHEMA",
     "TradesBuilder",
     "arrow_numbers",
@@ -46,9 +47,9 @@ _DTYPES: dict[str, type[np.generic]] = {
     "offset": np.int64,
     "row": np.int32,
 }
-_SENT = [name for name in _DTYPES if name not in ("offset", "row")]
-NUMBERS_SCHEMA = pa.schema([pa.field(name, pa.from_numpy_dtype(_DTYPES[name]), nullable=False) for name in _SENT])
-"""Of the numbers of `Trades`, all but their places in the journal."""
+NUMBER_TYPES = {name: dtype for name, dtype in _DTYPES.items() if name not in ("offset", "row")}
+"""Of the numbers of `Trades`, all but their places in the journal: what a message holds of each trade."""
+NUMBERS_SCHEMA = pa.schema([pa.field(name, pa.from_numpy_dtype(dtype), nullable=False) for name, dtype in NUMBER_TYPES.items()])
 TEXT_SCHEMA = pa.schema([pa.field("trade_ref", pa.string()), pa.field("conditions", pa.string())])
 """Of `Trades.text`."""
 _SIDE_CODES: dict[Side | None, int] = {None: 0, "buy": 1, "sell": 2}
@@ -140,7 +141,7 @@ def empty_trades() -> Trades:
 
 def arrow_numbers(trades: Trades, feed: I32) -> list[pa.Array]:
     """Return the columns of `NUMBERS_SCHEMA`; `feed` stands for the trades' own, in the codes of whoever reads them."""
-    return [pa.array(feed), *(pa.array(getattr(trades, name)) for name in _SENT[1:])]
+    return [pa.array(feed if name == "feed" else getattr(trades, name)) for name in NUMBER_TYPES]
 
 
 def numpy_column(name: str, column: pa.Array) -> npt.NDArray[Any]:

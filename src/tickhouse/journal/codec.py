@@ -1,6 +1,8 @@
-"""How the records of a journal are spelled as messages: Arrow for trades, JSON for events, msgpack for rejected payloads.
+"""How the records of a journal are spelled as messages: packed rows for trades, JSON for events, msgpack for rejected payloads.
 
-The SQLite journal's appender encodes with it, its reader decodes; nothing else knows these bytes.
+Live, a message has a few dozen trades, and there are hundreds of them a second: a row is 55 bytes, and many messages are
+read as one (docs/decisions/0015-trades-as-packed-rows.md). The SQLite journal's appender encodes with it, its reader decodes;
+nothing else knows these bytes.
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from tickhouse.columns import NUMBERS_SCHEMA, TEXT_SCHEMA, arrow_numbers, numpy_column
+from tickhouse.columns import NUMBER_TYPES, TEXT_SCHEMA
 from tickhouse.model import I32, MAX_PAYLOAD_BYTES, Event, Rejected, Trades
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "encode_trades",
 ]
 
-_ALL_SCHEMA = pa.schema([*NUMBERS_SCHEMA, *TEXT_SCHEMA])
+_ROW = np.dtype([(name, np.dtype(kind).newbyteorder("<")) for name, kind in NUMBER_TYPES.items()])
 
 
 class Kind(IntEnum):
@@ -38,36 +39,45 @@ class Kind(IntEnum):
     HEARTBEAT = 0
     TRADES = 1
     TRADES_TEXT = 2
-    """Trades of which some have a textual id or conditions."""
+    """Trades of which some have a textual id or conditions: an Arrow batch of these two columns follows the rows."""
     REJECTED = 3
     EVENT = 4
     IGNORED = 5
     """Nothing but a count of ignored payloads."""
 
 
-def encode_trades(trades: Trades, feed: I32) -> tuple[Kind, memoryview]:
+def encode_trades(trades: Trades, feed: I32) -> tuple[Kind, bytes]:
     """Return the message of `trades`; `feed` stands for their feed column, in the journal's own codes."""
-    arrays = arrow_numbers(trades, feed)
+    rows = np.empty(len(trades), _ROW)
+    for name in NUMBER_TYPES:
+        rows[name] = feed if name == "feed" else getattr(trades, name)
     if trades.text is None:
-        return Kind.TRADES, memoryview(pa.RecordBatch.from_arrays(arrays, schema=NUMBERS_SCHEMA).serialize())
-    arrays += [trades.text.column(name) for name in TEXT_SCHEMA.names]
-    return Kind.TRADES_TEXT, memoryview(pa.RecordBatch.from_arrays(arrays, schema=_ALL_SCHEMA).serialize())
+        return Kind.TRADES, rows.tobytes()
+    return Kind.TRADES_TEXT, rows.tobytes() + memoryview(trades.text.serialize())
 
 
-def decode_trades(messages: Sequence[tuple[int, Kind, bytes]]) -> Trades:
-    """Return the trades of one or more messages (offset, kind, payload), one after the other, in the journal's feed codes."""
-    has_text = any(kind is Kind.TRADES_TEXT for _, kind, _ in messages)
-    batches = [_read(kind, payload, has_text=has_text) for _, kind, payload in messages]
-    joined = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-    arrays: dict[str, npt.NDArray[Any]] = {name: numpy_column(name, joined.column(name)) for name in NUMBERS_SCHEMA.names}
-    counts = np.array([batch.num_rows for batch in batches], np.int64)
+def decode_trades(messages: Sequence[tuple[int, Kind, int, bytes]]) -> Trades:
+    """Return the trades of one or more messages, one after the other, in the journal's feed codes.
+
+    Args:
+        messages: (offset, kind, trades, payload).
+
+    Raises:
+        ValueError: a payload is longer or shorter than it should be.
+        pyarrow.ArrowException, OSError: the text of one is damaged.
+    """
+    for _, kind, count, payload in messages:
+        if len(payload) < count * _ROW.itemsize or (kind is Kind.TRADES and len(payload) > count * _ROW.itemsize):
+            raise ValueError(f"{len(payload)} bytes for {count} trades of {_ROW.itemsize}")
+    rows = np.frombuffer(b"".join(payload[: count * _ROW.itemsize] for _, _, count, payload in messages), _ROW)
+    counts = np.array([count for _, _, count, _ in messages], np.int64)
     starts = np.repeat(np.cumsum(counts) - counts, counts)
-    text = joined.select(TEXT_SCHEMA.names) if has_text else None
+    arrays: dict[str, Any] = {name: rows[name].astype(kind) for name, kind in NUMBER_TYPES.items()}
     return Trades(
         **arrays,
-        offset=np.repeat(np.array([offset for offset, _, _ in messages], np.int64), counts),
+        offset=np.repeat(np.array([offset for offset, _, _, _ in messages], np.int64), counts),
         row=(np.arange(len(starts), dtype=np.int64) - starts).astype(np.int32),
-        text=text,
+        text=_text(messages) if any(kind is Kind.TRADES_TEXT for _, kind, _, _ in messages) else None,
     )
 
 
@@ -110,9 +120,16 @@ _EVENTS = msgspec.json.Decoder(Event)
 _REJECTED = msgspec.msgpack.Decoder(Rejected)
 
 
-def _read(kind: Kind, payload: bytes, *, has_text: bool) -> pa.RecordBatch:
-    batch = pa.ipc.read_record_batch(pa.py_buffer(payload), _ALL_SCHEMA if kind is Kind.TRADES_TEXT else NUMBERS_SCHEMA)
-    if has_text and kind is Kind.TRADES:
-        nulls = pa.nulls(batch.num_rows, pa.string())
-        batch = pa.RecordBatch.from_arrays([*batch.columns, nulls, nulls], schema=_ALL_SCHEMA)
-    return batch
+def _text(messages: Sequence[tuple[int, Kind, int, bytes]]) -> pa.RecordBatch:
+    """Return the text of messages that have some, with nulls for those that have none."""
+    batches = []
+    for _, kind, count, payload in messages:
+        if kind is Kind.TRADES_TEXT:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(payload[count * _ROW.itemsize :]), TEXT_SCHEMA)
+        else:
+            nulls = pa.nulls(count, pa.string())
+            batch = pa.record_batch([nulls, nulls], TEXT_SCHEMA)
+        if batch.num_rows != count:
+            raise ValueError(f"text of {batch.num_rows} trades for {count}")
+        batches.append(batch)
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]

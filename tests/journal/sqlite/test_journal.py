@@ -219,7 +219,7 @@ def test_a_house_keeps_its_rules(tmp_path):
         assert journal.rules() == Rules()
 
 
-@pytest.mark.parametrize(("key", "value", "says"), [("kind", "recording", "new house"), ("version", "99", "tickhouse migrate")])
+@pytest.mark.parametrize(("key", "value", "says"), [("kind", "recording", "new house"), ("version", "99", "begin a new house")])
 def test_other_kind_or_version_is_refused(tmp_path, key, value, says):
     SqliteJournal.create_or_open(tmp_path, Rules()).close()
     with closing(sqlite3.connect(tmp_path / "journal.db")) as connection:
@@ -241,11 +241,22 @@ def test_damaged_file_says_the_repair(tmp_path):
         SqliteJournal.create_or_open(tmp_path, Rules())
 
 
-def test_damaged_message_is_no_data(journal):
+@pytest.mark.parametrize(
+    ("conditions", "damage"),
+    [
+        (None, "payload = substr(payload, 1, 40)"),
+        (None, "payload = CAST(payload || payload AS BLOB)"),
+        (None, "rows = 3"),
+        ("1,8", "payload = substr(payload, 1, 60)"),
+        ("1,8", "payload = substr(payload, 1, 150)"),
+        ("1,8", "rows = 1"),
+    ],
+)
+def test_damaged_message_is_no_data(journal, conditions, damage):
     with closing(journal.appender()) as appender:
-        appender.trades([trade(1)], 0)
+        appender.trades([trade(1), Trade(XYZ, 5, 1.0, 1.0, 2, conditions=conditions)], 0)
     with closing(sqlite3.connect(journal.file)) as connection:
-        connection.execute("UPDATE messages SET payload = substr(payload, 1, 40) WHERE offset = 1")
+        connection.execute(f"UPDATE messages SET {damage} WHERE offset = 1")
         connection.commit()
     with pytest.raises(LogCorruptError, match="from 1 on"):
         read_all(journal, 1)

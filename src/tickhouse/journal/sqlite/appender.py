@@ -19,6 +19,12 @@ from tickhouse.model import I32, MAX_MESSAGE_ROWS, Event, Feeds, Rejected, Trade
 __all__ = ["SqliteAppender"]
 
 _TRANSFER = "transfer"
+_COUNTED = ("next_offset", "last_clock", "trades", "rejected", "ignored")
+# One statement: each lets other threads run, and then waits for its turn again.
+_COUNT = (
+    f"UPDATE counters SET value = CASE name {' '.join(f'WHEN {name!r} THEN ?' for name in _COUNTED)} END "
+    f"WHERE name IN {_COUNTED}"
+)
 
 
 class SqliteAppender:
@@ -130,9 +136,7 @@ class SqliteAppender:
             rows = [(code, msgspec.json.encode(feed).decode()) for code, feed in new]
             connection.executemany("INSERT INTO feeds VALUES (?, ?)", rows)
         connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", self._messages)
-        names = ("next_offset", "last_clock", "trades", "rejected", "ignored")
-        values = [(self._counters[name], name) for name in names]
-        connection.executemany("UPDATE counters SET value = ? WHERE name = ?", values)
+        connection.execute(_COUNT, [self._counters[name] for name in _COUNTED])
         if self._marks:
             connection.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", self._marks.items())
 
@@ -147,7 +151,7 @@ class SqliteAppender:
         self._counters["trades"] += len(trades)
         self._put(kind, len(trades), payload)
 
-    def _put(self, kind: Kind, rows: int, payload: bytes | memoryview) -> None:
+    def _put(self, kind: Kind, rows: int, payload: bytes) -> None:
         self._messages.append((self._next, int(kind), rows, 0, self._counters["last_clock"], payload))
         self._next += 1
 

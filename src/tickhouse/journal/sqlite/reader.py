@@ -104,11 +104,11 @@ class SqliteReader:
     def _batch(self, messages: list[Message]) -> Batch:
         try:
             return self._decoded(messages)
-        except (pa.ArrowException, msgspec.MsgspecError, ValueError, IndexError) as error:
+        except (pa.ArrowException, OSError, msgspec.MsgspecError, ValueError, IndexError) as error:  # Arrow also raises OSError
             raise corrupt(self._file, f"a message from {messages[0][0]} on cannot be read: {error}") from error
 
     def _decoded(self, messages: list[Message]) -> Batch:
-        trades: list[tuple[int, Kind, bytes]] = []
+        trades: list[tuple[int, Kind, int, bytes]] = []
         beats: list[tuple[int, int, int]] = []
         rejected: list[Rejected] = []
         events: list[Event] = []
@@ -117,7 +117,7 @@ class SqliteReader:
             ignored += dropped
             kind = Kind(number)
             if rows:
-                trades.append((offset, kind, payload))
+                trades.append((offset, kind, rows, payload))
                 at += rows
             elif kind is Kind.HEARTBEAT:
                 beats.append((clock, at, offset))

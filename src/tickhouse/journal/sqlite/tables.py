@@ -21,7 +21,7 @@ Message = tuple[int, int, int, int, int, Any]
 """A row of `messages`: offset, kind, rows, ignored, clock, payload."""
 
 _KIND = "sqlite"
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE feeds (code INTEGER PRIMARY KEY, feed TEXT NOT NULL);
@@ -61,7 +61,8 @@ def stored_rules(connection: sqlite3.Connection, file: Path) -> Rules:
         raise SchemaMismatchError(f"{file} is a journal of kind {meta.get('kind')!r}, not {_KIND!r}: use a new house for this")
     if meta.get("version") != str(_VERSION):
         raise SchemaMismatchError(
-            f"{file} has version {meta.get('version')}, this Tickhouse writes {_VERSION}: run `tickhouse migrate`"
+            f"{file} has version {meta.get('version')}, this Tickhouse writes {_VERSION}: "
+            "go on with the Tickhouse that made it, or begin a new house"
         )
     return Rules.from_json(meta["rules"].encode())
 
