@@ -18,6 +18,9 @@ from tickhouse.telemetry import counter, timer
 
 __all__ = ["IngestCore", "Recorder", "SourceCounters"]
 
+_TELL_US = 100_000
+"""The counters of the metrics are brought up to date so often."""
+
 
 class Recorder(Protocol):
     """Keeps frames as they came; called in the order of the journal, by ingest's writer."""
@@ -71,6 +74,11 @@ class IngestCore:
         self._clock = clock
         self._base = clock.wall() - clock.monotonic()
         self._told: dict[str, SourceCounters] = {}
+        self._tell_at = 0
+        self._has_new = False
+        """Something came since the last flush ..."""
+        self._newest = NO_TIME
+        """... and when the newest payload of it did."""
         self.heartbeats = Heartbeats(clock, last_clock)
         self.flush_us = 0
         """How long the last flush took."""
@@ -98,6 +106,8 @@ class IngestCore:
         if self._recorder is not None:
             self._recorder.frame(source.name, frame.payload, frame.received_at)
         counters = self._counters(source.name)
+        self._has_new = True
+        self._newest = max(self._newest, frame.received_at)
         counters.received += 1
         counters.last_received_at = max(counters.last_received_at, frame.received_at)
         counters.trades += len(parsed.trades)
@@ -113,6 +123,7 @@ class IngestCore:
     def trades(self, source: str, trades: Sequence[Trade], received_at: int) -> None:
         """Append trades that did not come as a frame: a refill's."""
         self.tick()
+        self._has_new = True
         counters = self._counters(source)
         counters.trades += len(trades)
         for start in range(0, len(trades), MAX_MESSAGE_ROWS):
@@ -129,25 +140,25 @@ class IngestCore:
         self._appender.flush()
         ended = self._clock.monotonic()
         self.flush_us = ended - began
-        if self._counted(ended):
+        if self._has_new:
             timer("tickhouse_journal_flush_seconds")(self.flush_us / 1e6)
+            if self._newest != NO_TIME:
+                timer("tickhouse_latency_seconds")(max(0, self._base + ended - self._newest) / 1e6, "journal")
+            self._has_new, self._newest = False, NO_TIME
+        if ended >= self._tell_at:
+            self._tell_at = ended + _TELL_US
+            self.tell()
 
-    def _counted(self, now: int) -> bool:
-        """Bring the metrics up to date with what was received since the last flush; return whether anything was."""
-        is_new = False
+    def tell(self) -> None:
+        """Bring the metrics up to date with what was received; also done by `flush`, now and then."""
         for source, counters in self.counters.items():
             before = self._told.get(source, SourceCounters())
             if counters == before:
                 continue
-            is_new = True
             self._told[source] = replace(counters)
             for name in ("frames", "trades", "rejected", "ignored"):
                 field = "received" if name == "frames" else name
                 counter(f"tickhouse_ingest_{name}")(getattr(counters, field) - getattr(before, field), source)
-            if counters.last_received_at != before.last_received_at:
-                age = self._base + now - counters.last_received_at
-                timer("tickhouse_latency_seconds")(max(0, age) / 1e6, "journal")
-        return is_new
 
     def _event(self, event: Event) -> None:
         self._appender.event(event)

@@ -197,6 +197,7 @@ class Ingest:
         self._receiver.join(2 * _STOP_S)
         while not self._inbox.settle():
             self._append_arrived(core)
+        core.tell()
 
     def _append_arrived(self, core: IngestCore) -> None:
         core.tick()
