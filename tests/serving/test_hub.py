@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 from tests.scripted import MINUTE, SECOND, T0, Script, feed
 from tickhouse.errors import ConfigError
 from tickhouse.history import LakeHistories
-from tickhouse.model import I32
+from tickhouse.model import I32, Instrument
 from tickhouse.pipeline import Pipeline
 from tickhouse.rules import Rules
 from tickhouse.serving import open_bars
 from tickhouse.serving.hub import Hub
 from tickhouse.serving.ring import Wanted
 from tickhouse.serving.subscription import Message, Subscription
+from tickhouse.tables import TABLES
 
 ETH = feed("ETH-USDT")
 RULES = Rules(indicators=("sma(2)",))
@@ -75,7 +77,7 @@ class Player:
 
 @pytest.fixture
 def player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
-    monkeypatch.setattr(open_bars, "EVERY_S", 0.0)
+    monkeypatch.setattr(open_bars, "EVERY_S", 1e-9)
     return Player(tmp_path, Script().beat(T0).trade(T0, 100.0, 1.0, 1).trade(T0, 10.0, 1.0, 1, ETH))
 
 
@@ -85,6 +87,28 @@ def snapshot(subscription: Subscription) -> Message:
 
 def shown(message: Message | None, *names: str) -> list[tuple[Any, ...]]:
     return [] if message is None else [tuple(row[name] for name in names) for row in message.records]
+
+
+def test_open_bars_are_read_once_a_while_each_instrument_at_moments_of_its_own() -> None:
+    read: list[int] = []
+
+    def look(instruments: I32 | None, _intervals: Collection[str] | None) -> pa.Table:
+        read.extend([] if instruments is None else instruments.tolist())
+        return TABLES["gold.bars"].schema.empty_table()
+
+    known = open_bars.OpenBars()
+    known.begin(look, [[Instrument("BINANCE", f"S{i}-USDT") for i in range(40)]])
+    known.subscribe(Wanted("bars"))
+    at_once, counts = [], Counter[int]()
+    for ms in range(1_000):
+        known.touch(np.arange(40, dtype=np.int32))
+        read.clear()
+        known.read_due(100.0003 + ms / 1_000)
+        at_once.append(len(read))
+        counts.update(read)
+    assert set(counts) == set(range(40))
+    assert all(abs(count - 1 / open_bars.EVERY_S) <= 1 for count in counts.values()), counts
+    assert max(at_once[100:]) <= 8  # of 40 in ten groups
 
 
 def test_a_snapshot_and_the_deltas_after_it_meet(player: Player) -> None:

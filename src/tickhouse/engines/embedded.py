@@ -150,7 +150,8 @@ class EmbeddedEngine:
                 began = time.monotonic()
                 position = self._feed(number, batch)
                 if self._pace_s and len(batch.trades) < _BEHIND_ROWS and reader.drained and not self._finishing:
-                    self._asked.wait(max(0.0, began + self._pace_s - time.monotonic()))
+                    took = time.monotonic() - began
+                    self._asked.wait(max(self._pace_s - took, min(self._pace_s, took)))
             elif reader.exhausted or (self._finishing and reader.at_end()):
                 break
             if time.monotonic() >= due and position != stored:

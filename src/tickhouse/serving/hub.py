@@ -33,6 +33,8 @@ _ALL: Series = (None, None, None)
 _RING_ROWS = 50_000
 _INBOX_PIECES = 2_000
 FEEDS_EVERY_S = 1.0
+_SOON_S = 0.01
+"""Where something was published so shortly ago, more is on its way."""
 
 
 class _Published(NamedTuple):
@@ -65,6 +67,8 @@ class Hub:
         """How many subscriptions of a channel are of some series only."""
         self._feeds_at = 0.0
         self._newest: int | None = None
+        self._published_at = 0.0
+        """When something was last pumped, monotonic seconds."""
         self._begun: tuple[Past, Look, Sequence[Sequence[Instrument]], bool] | None = None
         self.rings = {channel: Ring(_RING_ROWS) for channel, table in CHANNELS.items() if table}
         self.figures = figures or FeedFigures()
@@ -171,6 +175,7 @@ class Hub:
             only when woken.
         """
         self._told = False
+        now = time.monotonic()
         touched: dict[str, set[Series]] = {}
         while self._inbox:
             published = self._inbox.popleft()
@@ -186,6 +191,7 @@ class Hub:
                 if piece.channel == "bars":
                     self.open_bars.close(piece.table)
             self.open_bars.touch(published.instruments)
+            self._published_at = now
             if published.received_at is not None:
                 self._newest = published.received_at
                 timer("tickhouse_serve_latency_seconds")(max(0.0, time.time() - published.received_at / 1e6), "hub")
@@ -193,7 +199,7 @@ class Hub:
             self._room.notify_all()
         for channel, series in touched.items():
             self._make_ready(channel, series)
-        return self._pace(time.monotonic())
+        return self._pace(now)
 
     def _pieces(self, published: _Published) -> list[Piece]:
         """Return what was published as pieces, and move the position."""
@@ -217,10 +223,13 @@ class Hub:
 
     def _pace(self, now: float) -> float | None:
         waits = []
-        self._make_ready("bars", self._opened(self.open_bars.read_due(now)))
+        # While a market is busy, open bars are read right after their trades came, not between two batches.
+        soon = self._published_at + _SOON_S
+        if now == self._published_at or now >= soon:
+            self._make_ready("bars", self._opened(self.open_bars.read_due(now)))
         due_at = self.open_bars.due_at()
         if due_at is not None:
-            waits.append(due_at - now)
+            waits.append(max(due_at, soon) - now)
         if self._has_subscribers("feeds"):
             if now >= self._feeds_at:
                 self._feeds_at = now + FEEDS_EVERY_S

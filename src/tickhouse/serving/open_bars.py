@@ -21,7 +21,7 @@ from tickhouse.serving.rows import Record, joined, records, row_objects, shown_c
 __all__ = ["Look", "OpenBars", "as_open"]
 
 EVERY_S = 0.05
-"""The open bars of an instrument are read out at most this often."""
+"""The open bars of an instrument are read out once in this time, if it traded."""
 _STEPS = 10
 """Read-outs in that time, each of other instruments."""
 _AS_OPEN: Record = {"revision": None, "available_at": None, "final": False}
@@ -131,9 +131,10 @@ class OpenBars:
         self._due_at = now + EVERY_S / _STEPS
         due = {code for code in self._touched if self._not_before.get(code, 0.0) <= now}
         for code in due:
-            # At first sight instruments are spread over the pace, so that not all of them are sent at one moment.
-            share = 1.0 if code in self._not_before else (code % _STEPS + 1) / _STEPS
-            self._not_before[code] = now + EVERY_S * share
+            # Each instrument has its own moments, so that never all of them are sent at once; it waits for the next one,
+            # or for the one after where that is too soon.
+            wait_s = EVERY_S - (now - code % _STEPS * EVERY_S / _STEPS) % EVERY_S
+            self._not_before[code] = now + (wait_s if wait_s > EVERY_S / 2 else wait_s + EVERY_S)
         return self._read(due)
 
     def due_at(self) -> float | None:

@@ -13,7 +13,7 @@ class Pump:
     """Wakes a hub.
 
     Args:
-        gap_s: How long to gather before handing out: latency against cost.
+        gap_s: The shortest time between two handings-out: latency against cost.
     """
 
     def __init__(self, gap_s: float = 0.001) -> None:
@@ -33,8 +33,9 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._event.set()
         while True:
+            pumped = self._loop.time()
             wait_s = pump()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._event.wait(), wait_s)
             self._event.clear()
-            await asyncio.sleep(self._gap_s)
+            await asyncio.sleep(max(0.0, pumped + self._gap_s - self._loop.time()))

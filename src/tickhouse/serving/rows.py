@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -25,6 +24,7 @@ __all__ = ["Record", "encode", "joined", "records", "row_objects", "shown_column
 Record = dict[str, Any]
 """One row."""
 
+_FLOATS = (pa.DoubleArray, pa.FloatArray, pa.HalfFloatArray)
 _encoder = msgspec.json.Encoder()
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -90,30 +90,23 @@ def _plain(column: pa.ChunkedArray) -> list[Any]:
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    if not pa.types.is_dictionary(array.type):
+    if not isinstance(array, pa.DictionaryArray):
         return _plain_array(array)
-    if len(array.dictionary) > len(array):
-        return _plain_array(array.dictionary.take(array.indices))
-    texts = array.dictionary.to_pylist()
-    return [None if code is None else texts[code] for code in _plain_array(array.indices)]
+    texts, indices = array.dictionary, array.indices
+    if len(texts) > len(indices):
+        return _plain_array(texts.take(indices))
+    known = texts.to_pylist()
+    if indices.null_count:
+        return [None if code is None else known[code] for code in indices.to_pylist()]
+    return [known[code] for code in indices.to_pylist()]
 
 
 def _plain_array(array: pa.Array) -> list[Any]:
-    kind = array.type
-    if array.null_count == len(array):
-        return [None] * len(array)
-    if pa.types.is_timestamp(kind):
-        if kind.unit != "us":
-            array = array.cast(pa.timestamp("us", kind.tz))
-        array = array.view(pa.int64())
+    if isinstance(array, pa.TimestampArray):
         kind = array.type
-    if array.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        numbers = array.to_numpy()
-        values: list[Any] = numbers.tolist()
-        if not pa.types.is_floating(kind) or np.isfinite(numbers).all():
-            return values
-    else:
-        values = array.to_pylist()
-    if pa.types.is_floating(kind):
-        return [value if value is not None and math.isfinite(value) else None for value in values]
-    return values
+        array = (array if kind.unit == "us" else array.cast(pa.timestamp("us", kind.tz))).view(pa.int64())
+    values: list[Any] = array.to_pylist()
+    # Nearly always all are finite, and then so is their sum: the cheapest way to see it.
+    if not isinstance(array, _FLOATS) or (array.null_count == 0 and math.isfinite(sum(values))):
+        return values
+    return [value if value is not None and math.isfinite(value) else None for value in values]
