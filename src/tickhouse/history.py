@@ -61,7 +61,7 @@ class _Piece:
 
     def __init__(self, rows: pa.Table, time: str) -> None:
         self.rows = rows
-        self.offset: int = pc.max(rows.column("offset")).as_py()
+        self.offset = max(int(chunk.to_numpy().max()) for chunk in rows.column("offset").chunks if len(chunk))
         """The largest."""
         self._time = time
 

@@ -6,7 +6,7 @@ The pipeline feeds it trades and heartbeats and gets verdicts, bars, changes of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -72,9 +72,12 @@ class _Snapshot(msgspec.Struct, frozen=True):
     state: Stored
 
 
-def _frozen(array: Any, dtype: type) -> Array:
+def _frozen(array: Array, dtype: type) -> Array:
     """Return a read-only view: one type for the loop, whether the columns can be written or are another's memory."""
-    view = np.require(array, dtype, ["C", "A"]).view()
+    flags = array.flags
+    if array.dtype != dtype or not (flags.c_contiguous and flags.aligned):
+        array = np.require(array, dtype, ["C", "A"])
+    view = array.view()
     view.flags.writeable = False
     return view
 
