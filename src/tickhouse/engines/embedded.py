@@ -64,8 +64,9 @@ class EmbeddedEngine:
         snapshot_every_s: How often the state is stored; also at the end. None = never: the engine follows a house that
             another process writes, has no sinks and changes nothing.
         listener: Sees every batch and its outputs at once; one at a time, whatever the number of partitions.
-        pace_s: Shortest time between two batches of a partition that is not behind. A batch costs the same for one trade as
-            for a hundred, so whoever only fills tables takes larger ones.
+        pace_s: Shortest time between two batches of a partition that is not behind; it also rests as long as the last one
+            took, up to this time again. A batch costs the same for one trade as for a hundred, so whoever only fills
+            tables takes larger ones, and whoever is busy loses nothing by waiting.
     """
 
     def __init__(
