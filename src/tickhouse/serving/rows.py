@@ -25,6 +25,8 @@ Record = dict[str, Any]
 """One row."""
 
 _FLOATS = (pa.DoubleArray, pa.FloatArray, pa.HalfFloatArray)
+_MANY_TEXTS = 16
+"""A text by itself costs as much as so many with all others."""
 _encoder = msgspec.json.Encoder()
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -92,13 +94,11 @@ def _plain(column: pa.ChunkedArray) -> list[Any]:
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     if not isinstance(array, pa.DictionaryArray):
         return _plain_array(array)
-    texts, indices = array.dictionary, array.indices
-    if len(texts) > len(indices):
-        return _plain_array(texts.take(indices))
+    texts, codes = array.dictionary, array.indices.to_pylist()
+    if len(texts) > _MANY_TEXTS * len(codes):
+        return [None if code is None else texts[code].as_py() for code in codes]
     known = texts.to_pylist()
-    if indices.null_count:
-        return [None if code is None else known[code] for code in indices.to_pylist()]
-    return [known[code] for code in indices.to_pylist()]
+    return [None if code is None else known[code] for code in codes]
 
 
 def _plain_array(array: pa.Array) -> list[Any]:
