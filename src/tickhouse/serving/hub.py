@@ -63,8 +63,10 @@ class Hub:
         self._told = False
         self._room = threading.Condition()
         self._subscriptions: dict[tuple[str, Series], dict[Subscription, Callable[[], None]]] = {}
+        self._all: Counter[str] = Counter()
+        """How many subscriptions a channel has ..."""
         self._narrow: Counter[str] = Counter()
-        """How many subscriptions of a channel are of some series only."""
+        """... and how many of them are of some series only."""
         self._feeds_at = 0.0
         self._newest: int | None = None
         self._published_at = 0.0
@@ -146,6 +148,7 @@ class Hub:
         """
         subscription = Subscription(self, wanted, as_records=as_records)
         self._subscriptions.setdefault((wanted.channel, wanted.series), {})[subscription] = ready
+        self._all[wanted.channel] += 1
         self._narrow[wanted.channel] += wanted.series != _ALL
         if wanted.channel == "bars":
             self._make_ready("bars", self._opened(self.open_bars.subscribe(wanted)))
@@ -156,6 +159,7 @@ class Hub:
         key = subscription.wanted.channel, subscription.wanted.series
         group = self._subscriptions.get(key, {})
         if group.pop(subscription, None) is not None:
+            self._all[key[0]] -= 1
             self._narrow[key[0]] -= key[1] != _ALL
             if key[0] == "bars":
                 self.open_bars.unsubscribe(subscription.wanted)
@@ -165,7 +169,7 @@ class Hub:
     @property
     def subscribers(self) -> int:
         """How many subscriptions there are."""
-        return sum(len(group) for group in self._subscriptions.values())
+        return self._all.total()
 
     def pump(self) -> float | None:
         """Hand out what was published.
@@ -184,7 +188,7 @@ class Hub:
                 continue
             for piece in self._pieces(published):
                 self.rings[piece.channel].add(piece)
-                if self._has_subscribers(piece.channel):
+                if self._all[piece.channel]:
                     series = touched.setdefault(piece.channel, set())
                     if self._narrow[piece.channel]:
                         series.update(piece.series())
@@ -230,7 +234,7 @@ class Hub:
         due_at = self.open_bars.due_at()
         if due_at is not None:
             waits.append(max(due_at, soon) - now)
-        if self._has_subscribers("feeds"):
+        if self._all["feeds"]:
             if now >= self._feeds_at:
                 self._feeds_at = now + FEEDS_EVERY_S
                 self.feeds_version += 1
@@ -242,9 +246,6 @@ class Hub:
         if changed:
             self.open_received_at = self._newest
         return changed
-
-    def _has_subscribers(self, channel: str) -> bool:
-        return any(key[0] == channel for key in self._subscriptions)
 
     def _make_ready(self, channel: str, series: Iterable[Series] | None) -> None:
         if series is None:
