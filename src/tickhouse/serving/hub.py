@@ -179,7 +179,7 @@ class Hub:
             only when woken.
         """
         self._told = False
-        now = time.monotonic()
+        is_fresh = False
         touched: dict[str, set[Series]] = {}
         while self._inbox:
             published = self._inbox.popleft()
@@ -195,7 +195,7 @@ class Hub:
                 if piece.channel == "bars":
                     self.open_bars.close(piece.table)
             self.open_bars.touch(published.instruments)
-            self._published_at = now
+            is_fresh = True
             if published.received_at is not None:
                 self._newest = published.received_at
                 timer("tickhouse_serve_latency_seconds")(max(0.0, time.time() - published.received_at / 1e6), "hub")
@@ -203,6 +203,9 @@ class Hub:
             self._room.notify_all()
         for channel, series in touched.items():
             self._make_ready(channel, series)
+        now = time.monotonic()
+        if is_fresh:
+            self._published_at = now
         return self._pace(now)
 
     def _pieces(self, published: _Published) -> list[Piece]:

@@ -24,7 +24,9 @@ __all__ = ["Record", "encode", "joined", "records", "row_objects", "shown_column
 Record = dict[str, Any]
 """One row."""
 
+_LONG = 1_000
 _FLOATS = (pa.DoubleArray, pa.FloatArray, pa.HalfFloatArray)
+_NUMBERS = (pa.DoubleArray, pa.Int64Array, pa.Int32Array)
 _MANY_TEXTS = 16
 """A text by itself costs as much as so many with all others."""
 _encoder = msgspec.json.Encoder()
@@ -105,7 +107,9 @@ def _plain_array(array: pa.Array) -> list[Any]:
     if isinstance(array, pa.TimestampArray):
         kind = array.type
         array = (array if kind.unit == "us" else array.cast(pa.timestamp("us", kind.tz))).view(pa.int64())
-    values: list[Any] = array.to_pylist()
+    # A long column of numbers is read faster by way of numpy, a short one by itself.
+    by_numpy = len(array) > _LONG and array.null_count == 0 and isinstance(array, _NUMBERS)
+    values: list[Any] = array.to_numpy().tolist() if by_numpy else array.to_pylist()
     # Nearly always all are finite, and then so is their sum: the cheapest way to see it.
     if not isinstance(array, _FLOATS) or (array.null_count == 0 and math.isfinite(sum(values))):
         return values

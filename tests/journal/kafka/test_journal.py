@@ -134,6 +134,23 @@ def test_what_a_transaction_left_at_the_end_of_a_topic_is_read_past(broker: Brok
         assert [position.offset for position in reached] == [journal.topic.ends(0).high] == [4]
 
 
+def test_an_open_transaction_holds_nobody_up(broker: Broker, tmp_path: Path):
+    settings = Settings(journal=JournalSettings(kind="kafka"), kafka=fresh(broker, partitions=1))
+    house = House(tmp_path)
+    with house.writing("kafka"), closing(filled(house.journal_path, settings.kafka)) as journal:
+        before = journal.topic.ends(0).high
+        producer = Producer({"bootstrap.servers": broker.servers, "transactional.id": settings.kafka.topic, "log_level": 0})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.produce(settings.kafka.topic, b'{"symbol": "A", "price": 1, "size": 1, "ts": %d}' % T0)
+        producer.flush(30)
+        work = open_work(house, journal, journal.rules(), settings)
+        reached = work.engine.run(work.starts, until_drained=True)
+        work.close()
+        producer.abort_transaction(30)
+        assert [position.offset for position in reached] == [before]
+
+
 def test_whoever_leaves_at_the_end_has_read_what_was_written_before(broker: Broker, tmp_path: Path, monkeypatch):
     monkeypatch.setitem(readers._GATHERING, "fetch.min.bytes", 1 << 20)
     monkeypatch.setitem(readers._GATHERING, "fetch.wait.max.ms", 2_000)
@@ -165,7 +182,7 @@ def test_whoever_leaves_at_the_end_has_read_what_was_written_before(broker: Brok
 
 
 def test_who_leaves_waits_for_no_broker(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(topics, "_LOOK_S", 0.5)
+    monkeypatch.setattr(topics, "_LEAVE_S", 0.5)
     with (
         Broker(tmp_path / "kafka") as broker,
         closing(filled(tmp_path / "house", fresh(broker, partitions=1))) as journal,

@@ -248,7 +248,11 @@ def test_damaged_file_says_the_repair(tmp_path):
         (None, "payload = CAST(payload || payload AS BLOB)"),
         (None, "rows = 3"),
         ("1,8", "payload = substr(payload, 1, 60)"),
+        ("1,8", "payload = substr(payload, 1, 110)"),  # nothing of the text is left
         ("1,8", "payload = substr(payload, 1, 150)"),
+        ("1,8", "payload = CAST(substr(payload, 1, 110) || zeroblob(64) AS BLOB)"),
+        (None, "kind = 4"),
+        (None, "rows = 0"),
         ("1,8", "rows = 1"),
     ],
 )

@@ -71,7 +71,7 @@ class TopicEnds(Protocol):
         ...
 
     def ends_if_told(self, partition: int) -> Ends | None:
-        """The same, or None where no broker answers within seconds."""
+        """The same, or None where no broker answers within a second."""
         ...
 
     def must_be_same(self) -> None:
@@ -138,19 +138,19 @@ class KafkaReader:
         """Return whether the partition has nothing more; where no broker tells, as far as is known.
 
         A message that has been written is there for the broker's next answer to this question, while what the reader knows
-        comes with the messages that it waits for.
+        comes with the messages that it waits for. A transaction that is still open is no message yet.
         """
-        if not self.drained:
+        if self._end:
             return False
         ends = self._topic.ends_if_told(self._partition)
-        return ends is None or self.position >= ends.high
+        return self.drained if ends is None else self.position >= ends.high
 
     def read_on(self, until: int) -> None:
         """Move the end of the range: what follows is read by the same connection, with what it has fetched ahead."""
         self._until = until
 
     def read(self, timeout_s: float) -> Batch | None:
-        """Return whatever has arrived, at most 65,536 rows of trades; None when nothing came in `timeout_s`.
+        """Return whatever has arrived, at most 65,536 rows of trades; None when nothing came in `timeout_s`, or at the end.
 
         Raises:
             LogCorruptError: messages were deleted before they were read.

@@ -19,7 +19,10 @@ from tickhouse.model import I32, MAX_MESSAGE_ROWS, Batch, Beats, Event, Feed, Fe
 
 __all__ = ["SqliteReader"]
 
+_UNREADABLE = (pa.ArrowException, OSError, EOFError, msgspec.MsgspecError)
+"""What Arrow and msgspec raise of bytes that are none of theirs."""
 _POLL_S = 0.001
+_WITH_TRADES = (Kind.TRADES, Kind.TRADES_TEXT)
 _IDLE_POLL_S = 0.005
 _IDLE_AFTER = 200
 """Looks without news, after which they come at the idle pace."""
@@ -31,7 +34,7 @@ class SqliteReader:
 
     exhausted = False
     drained = True
-    """A read takes what there is."""
+    """A read takes what there is, or a large part of it."""
 
     def __init__(self, file: Path, start: int, feeds: Feeds, *, read_only: bool = False) -> None:
         self._file = file
@@ -64,8 +67,9 @@ class SqliteReader:
         return None
 
     def at_end(self) -> bool:
-        """Return whether nothing more is there: what is durable is seen by the next read."""
-        return True
+        """Return whether nothing was committed since the last read that gave nothing."""
+        with translated(self._file):
+            return self._version() == self._seen
 
     def close(self) -> None:
         """Release the file."""
@@ -104,7 +108,7 @@ class SqliteReader:
     def _batch(self, messages: list[Message]) -> Batch:
         try:
             return self._decoded(messages)
-        except (pa.ArrowException, OSError, msgspec.MsgspecError, ValueError, IndexError) as error:  # Arrow also raises OSError
+        except (*_UNREADABLE, ValueError, IndexError) as error:
             raise corrupt(self._file, f"a message from {messages[0][0]} on cannot be read: {error}") from error
 
     def _decoded(self, messages: list[Message]) -> Batch:
@@ -116,6 +120,8 @@ class SqliteReader:
         for offset, number, rows, dropped, clock, payload in messages:
             ignored += dropped
             kind = Kind(number)
+            if (rows > 0) != (kind in _WITH_TRADES):
+                raise ValueError(f"{rows} trades in a message of kind {kind.name}")
             if rows:
                 trades.append((offset, kind, rows, payload))
                 at += rows
