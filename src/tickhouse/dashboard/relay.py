@@ -63,7 +63,9 @@ class Relay:
     async def connected(self) -> AsyncIterator[None]:
         """Hold the connections to the API while the server runs."""
         timeout = aiohttp.ClientTimeout(total=_TOTAL_S, connect=_CONNECT_S)
-        async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as self._session:
+        # The system's resolver, whatever else is installed: it is asked for one name, nearly always an address.
+        connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as self._session:
             yield
 
     async def _http(self, request: Request) -> Response:

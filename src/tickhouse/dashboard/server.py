@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -69,6 +70,9 @@ def serve(api: str, host: str, port: int, token: str | None = None, say: Callabl
         lifespan=lifespan,
         secrets={"api": api, "token": token or ""},
     )
+    # Streamlit takes uvloop where it is installed, and in it this process crashed now and then, seconds after its start (as
+    # https://github.com/MagicStack/uvloop/issues/706, open on 2026-11-26). Python's own loop is fast enough for readers.
+    sys.modules["uvloop"] = None  # type: ignore[assignment]
     app.run(config={**_OPTIONS, **theme.options(), "server.address": host, "server.port": port})
 
 
