@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -192,6 +192,28 @@ def test_who_leaves_waits_for_no_broker(tmp_path: Path, monkeypatch):
             reader.read(0.1)
         broker.kill()
         assert reader.at_end()
+
+
+def test_a_topic_made_anew_is_noticed_by_who_wrote_its_lease_again(broker: Broker, tmp_path: Path, monkeypatch):
+    settings = fresh(broker, partitions=1)
+    with closing(filled(tmp_path, settings)) as journal:
+        appender = journal.appender("test")
+        lease = appender._lease
+        assert lease._confirm() is None
+        # The commit that came just after the brokers had forgotten those of before.
+        monkeypatch.setattr(lease, "_said", lambda *_: f"{lease._token} 1")
+        admin = AdminClient({"bootstrap.servers": broker.servers, "log_level": 0})
+        admin.delete_topics([settings.topic])[settings.topic].result(60)
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            with suppress(KafkaException):
+                broker.create_topic(settings.topic, 1)
+                break
+        while lease._lost is None and time.monotonic() < until:
+            lease._confirm()
+            time.sleep(0.2)
+        with pytest.raises(SchemaMismatchError, match="was deleted and made anew since"):
+            appender.close()
 
 
 def test_a_checkpoint_belongs_to_its_partition(broker: Broker, tmp_path: Path):

@@ -64,6 +64,8 @@ class Lease:
         self._using = threading.Lock()
         """Held by whoever uses the consumer, or puts another one in its place."""
         self._confirmed = -LEASE_S
+        self._end = 0
+        """Of partition 0, the furthest seen: every heartbeat moves it."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._confirm_all, name="kafka-lease", daemon=True)
 
@@ -207,7 +209,9 @@ class Lease:
         if said not in {self._token, ""}:
             self._lost = self._taken(f"another one ({said})")
             return None
-        if not said:  # brokers forget what was committed of a topic that is deleted; or they came back without it
+        # Brokers forget what was committed of a topic that is deleted; or they came back without it. Where they did so just
+        # before a commit, only the topic's end tells.
+        if not said or not self._has_grown():
             self._topic.must_be_same()
         if not self._is_subscribed:
             self._subscribe()
@@ -215,6 +219,16 @@ class Lease:
             return KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
         self._commit()
         return None
+
+    def _has_grown(self) -> bool:
+        """Return whether the topic ends where it did, or further on; also where no broker tells."""
+        ends = self._topic.ends_if_told(0)
+        if ends is None:
+            return True
+        if ends.high >= self._end:
+            self._end = ends.high
+            return True
+        return False
 
     def _taken(self, by: str) -> FatalError:
         return FatalError(
