@@ -206,7 +206,7 @@ class Hub:
         now = time.monotonic()
         if is_fresh:
             self._published_at = now
-        return self._pace(now)
+        return self._pace(now, is_fresh=is_fresh)
 
     def _pieces(self, published: _Published) -> list[Piece]:
         """Return what was published as pieces, and move the position."""
@@ -228,11 +228,11 @@ class Hub:
                 subscription.is_stale = subscription.is_stale or not is_same_house
                 ready()
 
-    def _pace(self, now: float) -> float | None:
+    def _pace(self, now: float, *, is_fresh: bool) -> float | None:
         waits = []
         # While a market is busy, open bars are read right after their trades came, not between two batches.
         soon = self._published_at + _SOON_S
-        if now == self._published_at or now >= soon:
+        if is_fresh or now >= soon:
             self._make_ready("bars", self._opened(self.open_bars.read_due(now)))
         due_at = self.open_bars.due_at()
         if due_at is not None:

@@ -25,6 +25,7 @@ Record = dict[str, Any]
 """One row."""
 
 _LONG = 1_000
+"""Rows from which on numbers are read faster by way of numpy."""
 _FLOATS = (pa.DoubleArray, pa.FloatArray, pa.HalfFloatArray)
 _NUMBERS = (pa.DoubleArray, pa.Int64Array, pa.Int32Array)
 _MANY_TEXTS = 16
@@ -107,7 +108,6 @@ def _plain_array(array: pa.Array) -> list[Any]:
     if isinstance(array, pa.TimestampArray):
         kind = array.type
         array = (array if kind.unit == "us" else array.cast(pa.timestamp("us", kind.tz))).view(pa.int64())
-    # A long column of numbers is read faster by way of numpy, a short one by itself.
     by_numpy = len(array) > _LONG and array.null_count == 0 and isinstance(array, _NUMBERS)
     values: list[Any] = array.to_numpy().tolist() if by_numpy else array.to_pylist()
     # Nearly always all are finite, and then so is their sum: the cheapest way to see it.

@@ -182,7 +182,7 @@ def test_whoever_leaves_at_the_end_has_read_what_was_written_before(broker: Brok
 
 
 def test_who_leaves_waits_for_no_broker(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(topics, "_LEAVE_S", 0.5)
+    monkeypatch.setattr(topics, "_BRIEFLY_S", 0.5)
     with (
         Broker(tmp_path / "kafka") as broker,
         closing(filled(tmp_path / "house", fresh(broker, partitions=1))) as journal,

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 _MESSAGE_BYTES = 4 << 20
 _FEW_MESSAGES, _TAIL_MESSAGES = 8, 1_000
 _LOOK_S = 5.0
-_LEAVE_S = 1.0
+_BRIEFLY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -96,10 +96,10 @@ class KafkaTopic:
         return Ends(low, high)
 
     def ends_if_told(self, partition: int) -> Ends | None:
-        """The same, for who is leaving and does not wait for a broker: None where none answers within a second."""
+        """The same, for who does not wait for a broker: None where none answers within a second."""
         at = TopicPartition(self.settings.topic, partition)
         try:
-            return Ends(*self._consumer.get_watermark_offsets(at, _LEAVE_S))
+            return Ends(*self._consumer.get_watermark_offsets(at, _BRIEFLY_S))
         except (KafkaException, RuntimeError):  # whoever reads tells what that means; another thread may connect anew
             return None
 

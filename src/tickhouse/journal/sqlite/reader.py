@@ -19,8 +19,8 @@ from tickhouse.model import I32, MAX_MESSAGE_ROWS, Batch, Beats, Event, Feed, Fe
 
 __all__ = ["SqliteReader"]
 
-_UNREADABLE = (pa.ArrowException, OSError, EOFError, msgspec.MsgspecError)
-"""What Arrow and msgspec raise of bytes that are none of theirs."""
+_UNREADABLE = (pa.ArrowException, OSError, EOFError, msgspec.MsgspecError, ValueError, IndexError)
+"""What is raised of bytes that are no message; Arrow also raises what files do."""
 _POLL_S = 0.001
 _WITH_TRADES = (Kind.TRADES, Kind.TRADES_TEXT)
 _IDLE_POLL_S = 0.005
@@ -108,7 +108,7 @@ class SqliteReader:
     def _batch(self, messages: list[Message]) -> Batch:
         try:
             return self._decoded(messages)
-        except (*_UNREADABLE, ValueError, IndexError) as error:
+        except _UNREADABLE as error:
             raise corrupt(self._file, f"a message from {messages[0][0]} on cannot be read: {error}") from error
 
     def _decoded(self, messages: list[Message]) -> Batch:
